@@ -1,0 +1,11 @@
+//! Gives the shared library its name and keeps it mapped once loaded.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        // ONNX Runtime keeps threads and thread-local destructors; unmapping the library under them would
+        // crash a host that calls dlclose.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libblaze.so");
+    }
+}

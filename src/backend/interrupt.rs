@@ -1,0 +1,108 @@
+//! A way to tell work in progress that its result is no longer wanted.
+
+use crate::clock;
+use crate::sync::{Condvar, Mutex, lock, wait_until};
+
+type Hook = Box<dyn Fn() + Send>;
+
+/// Raised at most once, from any thread; whoever works looks at it, waits on it, or hangs a hook on it.
+#[derive(Default)]
+pub struct Interrupt {
+    state: Mutex<State>,
+    raised: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    raised: bool,
+    hook: Option<Hook>,
+}
+
+impl Interrupt {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says that the work is no longer wanted, and calls the hook if there is one.
+    pub fn raise(&self) {
+        let mut state = lock(&self.state);
+        if !std::mem::replace(&mut state.raised, true) {
+            if let Some(hook) = &state.hook {
+                hook();
+            }
+            self.raised.notify_all();
+        }
+    }
+
+    pub fn is_raised(&self) -> bool {
+        lock(&self.state).raised
+    }
+
+    /// Calls `hook` when the interrupt is raised while the guard lives; at once, if it is raised already.
+    pub fn hook(&self, hook: Hook) -> HookGuard<'_> {
+        let mut state = lock(&self.state);
+        if state.raised {
+            hook();
+        }
+        state.hook = Some(hook);
+        HookGuard { interrupt: self }
+    }
+
+    /// Sleeps for `ns`, or until raised; says whether it was.
+    pub fn sleep(&self, ns: u64) -> bool {
+        let until = clock::now_ns().saturating_add(ns);
+        let mut state = lock(&self.state);
+        while !state.raised && clock::now_ns() < until {
+            state = wait_until(&self.raised, state, until);
+        }
+        state.raised
+    }
+}
+
+/// Takes the hook down when dropped; after that it is not running and will not run.
+pub struct HookGuard<'a> {
+    interrupt: &'a Interrupt,
+}
+
+impl Drop for HookGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.interrupt.state).hook = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn hooks_run_once_and_only_while_they_hang() {
+        let calls = Arc::new(AtomicU32::new(0));
+        let count = |calls: &Arc<AtomicU32>| {
+            let calls = Arc::clone(calls);
+            Box::new(move || {
+                calls.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        let interrupt = Interrupt::new();
+        drop(interrupt.hook(count(&calls)));
+        let guard = interrupt.hook(count(&calls));
+        interrupt.raise();
+        interrupt.raise();
+        drop(guard);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        let _late = interrupt.hook(count(&calls));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_sleeper_wakes_when_raised() {
+        let interrupt = Arc::new(Interrupt::new());
+        let sleeper = Arc::clone(&interrupt);
+        let thread = std::thread::spawn(move || sleeper.sleep(u64::MAX));
+        interrupt.raise();
+        assert!(thread.join().unwrap());
+        assert!(!Interrupt::new().sleep(1000));
+    }
+}

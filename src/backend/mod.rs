@@ -1,0 +1,80 @@
+//! What runs models: the traits that every backend implements, and the list of backends.
+
+mod interrupt;
+pub mod mock;
+pub mod onnx;
+
+pub use interrupt::Interrupt;
+
+use crate::config::{ModelConfig, OnnxRuntimeConfig};
+use crate::error::{Error, Result, Status};
+use crate::log::Logger;
+use crate::tensor::{Signature, Tensor};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What loading a model needs to know.
+pub struct LoadRequest<'a> {
+    pub config: &'a ModelConfig,
+    pub source: Source<'a>,
+    pub onnxruntime: &'a OnnxRuntimeConfig,
+    pub logger: Logger,
+    /// Raised when nobody wants the model any more.
+    pub interrupt: &'a Interrupt,
+}
+
+/// Where a model's bytes are.
+pub enum Source<'a> {
+    File(PathBuf),
+    Memory(&'a [u8]),
+    /// The backend needs none.
+    None,
+}
+
+/// A loaded model. Lanes call `run` at the same time.
+pub trait Model: Send + Sync {
+    /// The inputs and outputs, in the order in which `run` takes and gives them.
+    fn signature(&self) -> &Arc<Signature>;
+
+    /// Runs the model once. `inputs` are in the signature's order; `None` is an optional input that was not
+    /// given. Returns every output. May be told through `interrupt` that the result is not wanted.
+    fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>>;
+
+    /// Whether the backend knows that rows do not influence each other, so that no check runs are needed.
+    fn rows_are_independent(&self) -> bool {
+        false
+    }
+
+    /// The execution provider really used, and what became of those before it.
+    fn provider(&self) -> ProviderReport;
+
+    /// Bytes that the model takes, as well as the backend knows.
+    fn memory_bytes(&self) -> u64;
+}
+
+/// How the list of execution providers was resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ProviderReport {
+    /// The provider that runs the model.
+    pub used: String,
+    /// Providers earlier in the list, and why each is not used.
+    pub rejected: Vec<RejectedProvider>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RejectedProvider {
+    pub provider: String,
+    pub reason: String,
+}
+
+/// Loads a model with the backend that its configuration names.
+pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
+    match request.config.backend.as_str() {
+        "onnx" => onnx::load(request),
+        "mock" => mock::load(request),
+        other => Err(Error::new(
+            Status::InvalidConfig,
+            format!("backend: {other:?} is unknown; this build has \"onnx\" and \"mock\""),
+        )),
+    }
+}

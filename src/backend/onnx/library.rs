@@ -1,0 +1,154 @@
+//! Finds and loads the ONNX Runtime library, once for the process.
+//!
+//! ONNX Runtime's environment is the one piece of process-wide state that Blaze cannot avoid.
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result, Status};
+use crate::platform;
+use crate::sync::{Mutex, lock};
+use ort::environment::Environment;
+use std::ffi::{CStr, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The names under which the system's loader is asked for the library.
+#[cfg(target_os = "macos")]
+const SYSTEM_NAMES: [&str; 1] = ["libonnxruntime.dylib"];
+#[cfg(not(target_os = "macos"))]
+const SYSTEM_NAMES: [&str; 2] = ["libonnxruntime.so.1", "libonnxruntime.so"];
+
+/// What is known about the loaded library.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct RuntimeInfo {
+    /// The file that was really loaded.
+    pub path: PathBuf,
+    pub version: String,
+}
+
+struct Runtime {
+    info: RuntimeInfo,
+    /// Never dropped: ONNX Runtime does not survive a second environment after the first one is released.
+    environment: Environment,
+}
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// The loaded library, if any model has needed it yet.
+pub fn loaded() -> Option<&'static RuntimeInfo> {
+    RUNTIME.get().map(|runtime| &runtime.info)
+}
+
+/// The process's ONNX Runtime environment; loads the library at the first call.
+///
+/// `configured` is `onnxruntime.library`. A library that is named, there or in `ORT_DYLIB_PATH`, is the only
+/// one tried; otherwise the search goes on beside `libblaze` and then to the system's loader.
+pub fn environment(configured: Option<&str>) -> Result<&'static Environment> {
+    static LOADING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = lock(&LOADING);
+    if let Some(runtime) = RUNTIME.get() {
+        return check_same(configured, &runtime.info).map(|()| &runtime.environment);
+    }
+    let runtime = search(configured)?;
+    Ok(&RUNTIME.get_or_init(|| runtime).environment)
+}
+
+/// Refuses a second library: a process has one.
+fn check_same(configured: Option<&str>, info: &RuntimeInfo) -> Result<()> {
+    let Some(configured) = configured else { return Ok(()) };
+    let wanted = absolute(Path::new(configured));
+    if std::fs::canonicalize(&wanted).is_ok_and(|path| path == info.path) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Status::InvalidState,
+        format!(
+            "onnxruntime.library: {} cannot be used, because this process has already loaded {}",
+            wanted.display(),
+            info.path.display()
+        ),
+    ))
+}
+
+fn search(configured: Option<&str>) -> Result<Runtime> {
+    let mut tried: Vec<String> = Vec::new();
+    let mut attempt = |origin: &str, path: &Path| match try_load(path) {
+        Ok(runtime) => Some(runtime),
+        Err(reason) => {
+            tried.push(format!("{origin}: {reason}"));
+            None
+        }
+    };
+    let from_environment = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    let found = if let Some(path) = configured {
+        attempt("configuration (onnxruntime.library)", &absolute(Path::new(path)))
+    } else if let Some(path) = &from_environment {
+        attempt("environment (ORT_DYLIB_PATH)", &absolute(Path::new(path)))
+    } else {
+        own_directory()
+            .and_then(|directory| {
+                SYSTEM_NAMES.iter().find_map(|name| attempt("beside Blaze", &directory.join(name)))
+            })
+            .or_else(|| SYSTEM_NAMES.iter().find_map(|name| attempt("the system's loader", Path::new(name))))
+    };
+    found.ok_or_else(|| {
+        let mut places = Vec::new();
+        if configured.is_none() {
+            places.push("configuration (onnxruntime.library): not set".to_owned());
+            if from_environment.is_none() {
+                places.push("environment (ORT_DYLIB_PATH): not set".to_owned());
+            }
+        }
+        places.append(&mut tried);
+        Error::new(
+            Status::BackendUnavailable,
+            format!("no usable ONNX Runtime library was found. Looked at: {}", places.join("; ")),
+        )
+    })
+}
+
+/// Relative paths start at the working directory, as everywhere in a configuration.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Loads the library at `path` (a bare name: wherever the system's loader finds it).
+fn try_load(path: &Path) -> Result<Runtime, String> {
+    if path.is_absolute() && !path.exists() {
+        return Err(format!("{}: no such file", path.display()));
+    }
+    let builder = ort::init_from(path).map_err(|e| e.to_string())?;
+    let environment = builder
+        .with_name("blaze")
+        .with_telemetry(false)
+        // ONNX Runtime's own default prints to stderr. Sessions log to their engine; what is left goes to the
+        // facade, which is silent unless the host installed a logger.
+        .with_logger(std::sync::Arc::new(|level, _category: &str, _id: &str, _at: &str, message: &str| {
+            log::log!(target: "onnxruntime", super::session::log_level(level), "{message}");
+        }))
+        .build()
+        .map_err(|e| e.to_string())?;
+    environment.set_log_level(ort::logging::LogLevel::Warning);
+    let info =
+        describe(path).ok_or_else(|| format!("{}: cannot be described after loading", path.display()))?;
+    Ok(Runtime { info, environment })
+}
+
+/// Asks the loaded library for its version and its file.
+fn describe(path: &Path) -> Option<RuntimeInfo> {
+    let symbol = platform::loaded_symbol(path, c"OrtGetApiBase")?;
+    // SAFETY: this is ONNX Runtime's one exported entry point, whose type is fixed by its C API.
+    let get_base: unsafe extern "C" fn() -> *const ort::sys::OrtApiBase =
+        unsafe { std::mem::transmute(symbol) };
+    // SAFETY: `ort` called the same function to initialize itself; the strings it returns are static.
+    let version = unsafe { CStr::from_ptr(((*get_base()).GetVersionString)()) };
+    let file = platform::file_of(symbol).unwrap_or_else(|| path.to_owned());
+    Some(RuntimeInfo {
+        path: std::fs::canonicalize(&file).unwrap_or(file),
+        version: version.to_string_lossy().into_owned(),
+    })
+}
+
+/// The directory of the file that this code was loaded from: `libblaze`, or a program that has Blaze inside.
+fn own_directory() -> Option<PathBuf> {
+    platform::file_of(own_directory as *const c_void)?.parent().map(absolute)
+}

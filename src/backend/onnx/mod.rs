@@ -1,0 +1,9 @@
+//! ONNX models on ONNX Runtime, which is loaded at run time. The only module that names `ort`.
+
+mod library;
+mod provider;
+mod session;
+mod value;
+
+pub use library::{RuntimeInfo, loaded};
+pub use session::load;

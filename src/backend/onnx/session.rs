@@ -1,0 +1,311 @@
+//! One ONNX Runtime session per model, shared by its lanes.
+#![allow(unsafe_code)]
+
+use super::library;
+use super::provider::Provider;
+use super::value::{Value, check, dtype_of, failed, host_memory};
+use crate::backend::{Interrupt, LoadRequest, Model, ProviderReport, RejectedProvider, Source};
+use crate::error::{Error, Result, Status};
+use crate::log::{Level, Logger};
+use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use ort::memory::MemoryInfo;
+use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
+use ort::session::{RunOptions, Session};
+use ort::sys;
+use ort::value::ValueType;
+use std::ffi::CStr;
+use std::ptr;
+use std::sync::Arc;
+
+struct OnnxModel {
+    session: Session,
+    signature: Arc<Signature>,
+    memory: MemoryInfo<'static>,
+    provider: ProviderReport,
+    memory_bytes: u64,
+}
+
+// SAFETY: ONNX Runtime's `Run` may be called from several threads on one session; everything else is
+// immutable after loading.
+unsafe impl Sync for OnnxModel {}
+// SAFETY: nothing in a session is tied to the thread that made it.
+unsafe impl Send for OnnxModel {}
+
+/// Loads an ONNX model with the first execution provider of its list that works.
+pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
+    let providers: Vec<Provider> = request
+        .config
+        .providers
+        .iter()
+        .enumerate()
+        .map(|(index, name)| Provider::parse(index, name))
+        .collect::<Result<_>>()?;
+    let memory_bytes = check_source(&request.source)?;
+    let environment = library::environment(request.onnxruntime.library.as_deref())?;
+
+    let cpu_allowed = providers.iter().any(|provider| provider.is_cpu());
+    let mut rejected = Vec::new();
+    for provider in providers {
+        match commit(environment, request, provider, cpu_allowed) {
+            Ok(session) => {
+                if let Some(reason) = idle_reason(&session, provider) {
+                    rejected.push(rejection(provider, reason));
+                    if !cpu_allowed {
+                        continue;
+                    }
+                    let report = ProviderReport { used: "cpu".into(), rejected };
+                    return finish(session, report, memory_bytes);
+                }
+                let report = ProviderReport { used: provider.name().into(), rejected };
+                return finish(session, report, memory_bytes);
+            }
+            Err(_) if request.interrupt.is_raised() => {
+                return Err(Error::new(Status::Cancelled, "loading was interrupted"));
+            }
+            // The CPU's provider is always there: if it fails, the trouble is the model's.
+            Err(error) if provider.is_cpu() => return Err(model_error(&error)),
+            Err(error) => {
+                let reason = error.message().to_owned();
+                request
+                    .logger
+                    .warn("onnx", format_args!("provider {} is not used: {reason}", provider.name()));
+                rejected.push(rejection(provider, reason));
+            }
+        }
+    }
+    let reasons: Vec<String> =
+        rejected.iter().map(|rejected| format!("{}: {}", rejected.provider, rejected.reason)).collect();
+    Err(Error::new(
+        Status::ProviderUnavailable,
+        format!("none of the providers can run the model: {}", reasons.join("; ")),
+    ))
+}
+
+fn rejection(provider: Provider, reason: String) -> RejectedProvider {
+    RejectedProvider { provider: provider.name().into(), reason }
+}
+
+/// Checks that there is something to read; returns its size in bytes.
+fn check_source(source: &Source<'_>) -> Result<u64> {
+    match source {
+        Source::File(path) => match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+            Ok(_) => Err(Error::new(Status::ModelNotFound, format!("{} is not a file", path.display()))),
+            Err(error) => Err(Error::new(Status::ModelNotFound, format!("{}: {error}", path.display()))),
+        },
+        Source::Memory(bytes) => Ok(bytes.len() as u64),
+        Source::None => Err(Error::new(Status::InvalidConfig, "path: the onnx backend needs one")),
+    }
+}
+
+/// Makes a session with one provider besides the CPU's.
+fn commit(
+    environment: &Environment,
+    request: &LoadRequest<'_>,
+    provider: Provider,
+    cpu_allowed: bool,
+) -> Result<Session, ort::Error> {
+    let threads = request.onnxruntime.intra_op_threads as usize;
+    let mut builder = SessionBuilder::new(environment)?
+        .with_auto_device(AutoDevicePolicy::Default)?
+        .with_intra_threads(threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?
+        .with_log_level(LogLevel::Warning)?
+        .with_logger(session_logger(request.logger))?
+        .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+    if let Some(dispatch) = provider.dispatch() {
+        builder = builder.with_execution_providers([dispatch])?;
+        if !cpu_allowed {
+            builder = builder.with_disable_cpu_fallback()?;
+        }
+    }
+    let canceler = builder.canceler();
+    let _hook = request.interrupt.hook(Box::new(move || {
+        // A canceler fails only when the commit is over.
+        let _ = canceler.cancel();
+    }));
+    match &request.source {
+        Source::File(path) => builder.commit_from_file(path),
+        Source::Memory(bytes) => builder.commit_from_memory(bytes),
+        Source::None => Err(ort::Error::new("the onnx backend needs a model")),
+    }
+}
+
+fn session_logger(logger: Logger) -> ort::logging::LoggerFunction {
+    Arc::new(move |level, _category: &str, _id: &str, _location: &str, message: &str| {
+        logger.log(log_level(level), "onnxruntime", format_args!("{message}"));
+    })
+}
+
+/// The level of a line of ONNX Runtime's.
+pub fn log_level(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Verbose => Level::Trace,
+        LogLevel::Info => Level::Info,
+        LogLevel::Warning => Level::Warn,
+        LogLevel::Error | LogLevel::Fatal => Level::Error,
+    }
+}
+
+/// Why a session that was made with `provider` does not use it: registering is no proof.
+fn idle_reason(session: &Session, provider: Provider) -> Option<String> {
+    if provider.is_cpu() {
+        return None;
+    }
+    let used = assigned_providers(session)?;
+    if used.iter().any(|name| name == provider.runtime_name()) {
+        return None;
+    }
+    Some(format!(
+        "it was registered, but took none of the model's operators (they run on {})",
+        used.join(", ")
+    ))
+}
+
+/// The providers to which ONNX Runtime has assigned operators; `None` if it does not say.
+fn assigned_providers(session: &Session) -> Option<Vec<String>> {
+    let api = ort::api();
+    let (mut graphs, mut count) = (ptr::null(), 0);
+    // SAFETY: the session lives, and owns the array that is returned.
+    check(unsafe { (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut graphs, &mut count) }).ok()?;
+    if graphs.is_null() || count == 0 {
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for index in 0..count {
+        let mut name = ptr::null();
+        // SAFETY: `graphs` has `count` entries; the name is a string of the session's.
+        let name = unsafe {
+            check((api.EpAssignedSubgraph_GetEpName)(*graphs.add(index), &mut name)).ok()?;
+            CStr::from_ptr(name)
+        };
+        let name = name.to_string_lossy().into_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Some(names)
+}
+
+/// What a failed load says about the model.
+fn model_error(error: &ort::Error) -> Error {
+    use ort::ErrorCode as Code;
+    let status = match error.code() {
+        Code::NoSuchFile => Status::ModelNotFound,
+        Code::NotImplemented => Status::ModelUnsupported,
+        Code::InvalidProtobuf | Code::InvalidGraph | Code::NoModel | Code::InvalidArgument => {
+            Status::ModelInvalid
+        }
+        _ if error.message().contains("bad_alloc") => Status::OutOfMemory,
+        _ => Status::ModelInvalid,
+    };
+    Error::new(status, format!("ONNX Runtime: {}", error.message()))
+}
+
+fn finish(session: Session, provider: ProviderReport, memory_bytes: u64) -> Result<Arc<dyn Model>> {
+    let mut signature = Signature::default();
+    for input in session.inputs() {
+        signature.inputs.push(spec("input", input.name(), input.dtype())?);
+    }
+    for input in session.overridable_initializers() {
+        let mut spec = spec("input", input.name(), input.dtype())?;
+        spec.optional = true;
+        signature.inputs.push(spec);
+    }
+    for output in session.outputs() {
+        signature.outputs.push(spec("output", output.name(), output.dtype())?);
+    }
+    Ok(Arc::new(OnnxModel {
+        session,
+        signature: Arc::new(signature),
+        memory: host_memory()?,
+        provider,
+        memory_bytes,
+    }))
+}
+
+fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
+    let unsupported = |what: &str| {
+        Err(Error::new(
+            Status::ModelUnsupported,
+            format!("{kind} {name:?} is {what}; only tensors are supported"),
+        ))
+    };
+    let (ty, shape, symbols) = match declared {
+        ValueType::Tensor { ty, shape, dimension_symbols } => (ty, shape, dimension_symbols),
+        ValueType::Sequence(_) => return unsupported("a sequence"),
+        ValueType::Map { .. } => return unsupported("a map"),
+        ValueType::Optional(_) => return unsupported("an optional value"),
+    };
+    let Some(dtype) = dtype_of(*ty) else {
+        return Err(Error::new(Status::ModelUnsupported, format!("{kind} {name:?} has element type {ty}")));
+    };
+    let dims = shape.iter().enumerate().map(|(axis, &size)| match size {
+        0.. => Dim::Fixed(size),
+        _ => Dim::Symbolic(symbols.get(axis).cloned().unwrap_or_default()),
+    });
+    TensorSpec::new(name, dtype, dims.collect())
+}
+
+impl Model for OnnxModel {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.signature
+    }
+
+    fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        let inner = self.session.inner();
+        let allocator = self.session.allocator().ptr().cast_mut();
+        let mut names = Vec::with_capacity(inputs.len());
+        let mut values = Vec::with_capacity(inputs.len());
+        for (tensor, spec) in inputs.iter().zip(&self.signature.inputs) {
+            if let Some(tensor) = tensor {
+                names.push(spec.c_name.as_ptr());
+                values.push(Value::of_input(&self.memory, allocator, tensor)?);
+            }
+        }
+        let pointers: Vec<*const sys::OrtValue> =
+            values.iter().map(|value| value.pointer().cast_const()).collect();
+        let output_names: Vec<_> = self.signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
+        let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
+
+        let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
+        let terminator = Arc::clone(&options);
+        let hook = interrupt.hook(Box::new(move || {
+            // Sets a flag that ONNX Runtime looks at between operators.
+            let _ = terminator.terminate();
+        }));
+        // SAFETY: every array has the length given and outlives the call; the values view `inputs`, which
+        // outlive it too. `Run` may be called from several threads.
+        let status = unsafe {
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                options.ptr(),
+                names.as_ptr(),
+                pointers.as_ptr(),
+                pointers.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                outputs.as_mut_ptr(),
+            )
+        };
+        drop(hook);
+        check(status).map_err(|e| failed(&e))?;
+        // Every pointer is taken over, also after an error, so that none leaks.
+        let tensors: Vec<Result<Tensor>> =
+            outputs.into_iter().map(|pointer| Value::into_tensor(pointer, &inner)).collect();
+        tensors.into_iter().collect()
+    }
+
+    fn provider(&self) -> ProviderReport {
+        self.provider.clone()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+}

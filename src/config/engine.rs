@@ -1,0 +1,142 @@
+//! The configuration of an engine.
+
+use super::{ModelConfig, parse, require};
+use crate::error::Result;
+use crate::log::{LevelFilter, Target};
+use serde::{Deserialize, Serialize};
+
+/// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct EngineConfig {
+    /// Null: every lane has a thread of its own. 0: no threads; the host's own thread works in `blaze_pump`.
+    /// N: every lane has its thread, and at most N batches are computed at once.
+    pub threads: Option<u32>,
+    pub onnxruntime: OnnxRuntimeConfig,
+    pub queue: QueueConfig,
+    pub memory: MemoryConfig,
+    pub log: LogConfig,
+    /// Where relative model paths start; null: the process's working directory.
+    pub model_directory: Option<String>,
+    /// Models that are loaded before `blaze_engine_create` returns.
+    pub models: Vec<ModelConfig>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnnxRuntimeConfig {
+    /// The path of the ONNX Runtime library; null: search for it.
+    pub library: Option<String>,
+    /// Threads that one run may use inside an operator.
+    pub intra_op_threads: u32,
+}
+
+impl Default for OnnxRuntimeConfig {
+    fn default() -> Self {
+        OnnxRuntimeConfig { library: None, intra_op_threads: 1 }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// Requests that may be alive at once, from submit to the release of their event.
+    pub capacity: u32,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        QueueConfig { capacity: 65_536 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryConfig {
+    /// Bytes that models and copied inputs may take; null: no limit.
+    pub budget_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    pub level: LevelFilter,
+    pub target: Target,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: LevelFilter::Warn, target: Target::None }
+    }
+}
+
+impl EngineConfig {
+    /// The largest `queue.capacity`.
+    pub const MAX_QUEUE_CAPACITY: u32 = 1 << 24;
+
+    /// Parses and checks a configuration.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let config: EngineConfig = parse(json)?;
+        require(config.threads.unwrap_or(0) <= 1024, "threads", "at most 1024")?;
+        require(
+            (1..=1024).contains(&config.onnxruntime.intra_op_threads),
+            "onnxruntime.intra_op_threads",
+            "must be from 1 to 1024",
+        )?;
+        require(
+            (1..=Self::MAX_QUEUE_CAPACITY).contains(&config.queue.capacity),
+            "queue.capacity",
+            format_args!("must be from 1 to {}", Self::MAX_QUEUE_CAPACITY),
+        )?;
+        for (index, model) in config.models.iter().enumerate() {
+            model.check(&format!("models[{index}]."))?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(json: &str) -> String {
+        EngineConfig::from_json(json).unwrap_err().message
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults() {
+        let config = EngineConfig::from_json("{}").unwrap();
+        assert_eq!(config.queue.capacity, 65_536);
+        assert_eq!(config.onnxruntime.intra_op_threads, 1);
+        assert_eq!(config.log.target, Target::None);
+        assert_eq!(config.threads, None);
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_accepted() {
+        EngineConfig::from_json(
+            r#"{"threads": null, "onnxruntime": {"library": null, "intra_op_threads": 1},
+                "queue": {"capacity": 65536}, "memory": {"budget_bytes": null},
+                "log": {"level": "warn", "target": "none"},
+                "models": [{"name": "digits", "version": 1, "backend": "onnx", "path": "digits.onnx",
+                            "lanes": 1, "providers": ["cpu"],
+                            "batching": {"max_rows": 64, "max_delay_us": 200},
+                            "warmup": true, "pinned": false}]}"#,
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        assert!(message(r#"{"queue": {"capacity": "many"}}"#).starts_with("queue.capacity: "));
+        assert!(message(r#"{"queue": {"capacity": 0}}"#).starts_with("queue.capacity: "));
+        assert!(message(r#"{"queue": {"size": 1}}"#).starts_with("queue.size: unknown field"));
+        assert!(message(r#"{"cache": {}}"#).contains("unknown field `cache`"));
+        assert!(message(r#"{"threads": -1}"#).starts_with("threads: "));
+        let batching = r#"{"models": [{"name": "m", "path": "p", "batching": {"max_rows": 0}}]}"#;
+        assert!(message(batching).starts_with("models[0].batching.max_rows: "), "{}", message(batching));
+        assert!(message("{} x").contains("trailing"));
+        assert!(message("").contains("EOF"));
+    }
+}

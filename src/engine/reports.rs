@@ -1,0 +1,231 @@
+//! What the engine says about itself: health, metrics, and what a model is.
+
+use super::ModelId;
+use super::lifecycle::{Core, Engine};
+use super::models::{LoadedModel, ModelState};
+use crate::backend::onnx;
+use crate::error::Result;
+use crate::metrics::{self, Gauges, ModelTraffic};
+use crate::scheduler::selfcheck::Verdict;
+use crate::tensor::{Dim, TensorSpec};
+use serde_json::{Value, json};
+
+/// The engine's health in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HealthSnapshot {
+    /// All models are ready, and the engine takes requests.
+    pub ok: bool,
+    /// No model can work, or the engine is shut down.
+    pub failed: bool,
+    pub accepting: bool,
+    pub models_ready: u32,
+    pub models_degraded: u32,
+    pub models_failed: u32,
+    pub queue_depth: u64,
+    pub in_flight: u64,
+    pub memory_bytes: u64,
+}
+
+impl HealthSnapshot {
+    /// `ok`, `degraded` or `failed`.
+    pub fn state_name(&self) -> &'static str {
+        match (self.ok, self.failed) {
+            (true, _) => "ok",
+            (_, true) => "failed",
+            _ => "degraded",
+        }
+    }
+}
+
+/// The engine's counters at one moment. Durations are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MetricsSnapshot {
+    pub accepted: u64,
+    pub rejected: u64,
+    pub ok: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    pub expired: u64,
+    pub shut_down: u64,
+    pub batches: u64,
+    pub rows: u64,
+    pub in_flight: u64,
+    pub queue_depth: u64,
+    pub memory_bytes: u64,
+    /// p50, p90, p99, p99.9.
+    pub duration_ns: [u64; 4],
+    pub duration_max_ns: u64,
+    pub queued_ns: [u64; 4],
+    pub computed_ns: [u64; 4],
+}
+
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+impl Engine {
+    /// The engine's health in numbers.
+    pub fn health(&self) -> HealthSnapshot {
+        self.core().health()
+    }
+
+    /// The engine's health with every model's, and the libraries in use.
+    pub fn health_json(&self) -> String {
+        let core = self.core();
+        let health = core.health();
+        let models: Vec<Value> = core
+            .models
+            .all()
+            .iter()
+            .map(|(_, model)| {
+                let provider = model.backend().provider();
+                json!({
+                    "name": model.config().name,
+                    "version": model.config().version,
+                    "state": model.state().name(),
+                    "provider": provider.used,
+                    "providers_rejected": provider.rejected,
+                    "queue_depth": model.queue.len(),
+                })
+            })
+            .collect();
+        json!({
+            "state": health.state_name(),
+            "accepting": health.accepting,
+            "version": crate::VERSION,
+            "models": models,
+            "queue_depth": health.queue_depth,
+            "in_flight": health.in_flight,
+            "memory": {"used_bytes": health.memory_bytes, "budget_bytes": core.budget.limit()},
+            "onnxruntime": onnx::loaded(),
+        })
+        .to_string()
+    }
+
+    /// The engine's counters.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        let core = self.core();
+        let (counters, health) = (&core.metrics, core.health());
+        let outcomes = &counters.traffic.outcomes;
+        MetricsSnapshot {
+            accepted: counters.traffic.accepted.get(),
+            rejected: counters.rejections.total(),
+            ok: outcomes.ok.get(),
+            failed: outcomes.failed.get(),
+            cancelled: outcomes.cancelled.get(),
+            expired: outcomes.expired.get(),
+            shut_down: outcomes.shut_down.get(),
+            batches: counters.traffic.batches.get(),
+            rows: counters.traffic.rows.get(),
+            in_flight: health.in_flight,
+            queue_depth: health.queue_depth,
+            memory_bytes: health.memory_bytes,
+            duration_ns: counters.total.quantiles(QUANTILES),
+            duration_max_ns: counters.total.max(),
+            queued_ns: counters.queued.quantiles(QUANTILES),
+            computed_ns: counters.computed.quantiles(QUANTILES),
+        }
+    }
+
+    /// The counters in Prometheus' text format.
+    pub fn metrics_prometheus(&self) -> String {
+        self.with_metrics(metrics::prometheus)
+    }
+
+    /// The counters as JSON.
+    pub fn metrics_json(&self) -> String {
+        self.with_metrics(|metrics, gauges, models| metrics::json(metrics, gauges, models).to_string())
+    }
+
+    fn with_metrics<R>(&self, write: impl FnOnce(&metrics::Metrics, &Gauges, &[ModelTraffic<'_>]) -> R) -> R {
+        let core = self.core();
+        let health = core.health();
+        let gauges = Gauges {
+            in_flight: health.in_flight,
+            queue_depth: health.queue_depth,
+            memory_bytes: health.memory_bytes,
+            models: [
+                ("ready", health.models_ready.into()),
+                ("degraded", health.models_degraded.into()),
+                ("failed", health.models_failed.into()),
+            ],
+        };
+        let models = core.models.all();
+        let traffic: Vec<_> = models.iter().map(|(_, model)| (model.full_name(), model.traffic())).collect();
+        let models: Vec<ModelTraffic<'_>> =
+            traffic.iter().map(|(name, traffic)| ModelTraffic { name, traffic }).collect();
+        write(&core.metrics, &gauges, &models)
+    }
+
+    /// What a model is and how it runs, as JSON.
+    pub fn model_info(&self, id: ModelId) -> Result<String> {
+        Ok(describe(&*self.core().models.get(id)?).to_string())
+    }
+}
+
+impl Core {
+    fn health(&self) -> HealthSnapshot {
+        let mut health = HealthSnapshot {
+            accepting: !self.requests.is_closed(),
+            in_flight: self.requests.in_flight(),
+            memory_bytes: self.budget.used(),
+            ..HealthSnapshot::default()
+        };
+        for (_, model) in self.models.all() {
+            health.queue_depth += model.queue.len() as u64;
+            match model.state() {
+                ModelState::Ready => health.models_ready += 1,
+                ModelState::Degraded => health.models_degraded += 1,
+                ModelState::Failed => health.models_failed += 1,
+            }
+        }
+        let trouble = health.models_degraded + health.models_failed > 0;
+        health.ok = health.accepting && !trouble;
+        health.failed = !health.accepting
+            || (health.models_failed > 0 && health.models_ready + health.models_degraded == 0);
+        health
+    }
+}
+
+fn describe(model: &LoadedModel) -> Value {
+    let config = model.config();
+    let specs = |specs: &[TensorSpec]| specs.iter().map(describe_spec).collect::<Vec<_>>();
+    let provider = model.backend().provider();
+    let reason = match model.batching() {
+        Verdict::Independent => Value::Null,
+        Verdict::Alone(reason) => Value::from(reason.as_str()),
+    };
+    json!({
+        "name": config.name,
+        "version": config.version,
+        "backend": config.backend,
+        "path": model.path().map(|path| path.display().to_string()),
+        "state": model.state().name(),
+        "inputs": specs(&model.signature().inputs),
+        "outputs": specs(&model.signature().outputs),
+        "batching": {
+            "enabled": model.joins_rows(),
+            "reason": reason,
+            "max_rows": config.batching.max_rows,
+            "max_delay_us": config.batching.max_delay_us,
+            "priority_aging_ms": config.batching.priority_aging_ms,
+        },
+        "lanes": config.lanes,
+        "pinned": config.pinned,
+        "providers": config.providers,
+        "provider": provider.used,
+        "providers_rejected": provider.rejected,
+        "bytes": model.backend().memory_bytes(),
+    })
+}
+
+fn describe_spec(spec: &TensorSpec) -> Value {
+    let shape: Vec<Value> = spec
+        .dims
+        .iter()
+        .map(|dim| match dim {
+            Dim::Fixed(size) => Value::from(*size),
+            Dim::Symbolic(name) if name.is_empty() => Value::Null,
+            Dim::Symbolic(name) => Value::from(name.as_str()),
+        })
+        .collect();
+    json!({"name": spec.name, "dtype": spec.dtype.name(), "shape": shape, "optional": spec.optional})
+}

@@ -1,0 +1,34 @@
+//! The C ABI: one file per C object, and all pointer plumbing in `guard` and `read`.
+//!
+//! Documentation comments here become `include/blaze.h`; run `make header` after a change.
+#![allow(unsafe_code, non_camel_case_types)]
+// The header says for each function what its pointers must be; repeating it in a Safety section would say it
+// twice to C readers.
+#![allow(clippy::missing_safety_doc)]
+#![cfg_attr(test, allow(clippy::undocumented_unsafe_blocks))]
+
+mod guard;
+mod read;
+
+pub mod engine;
+pub mod event;
+pub mod handles;
+pub mod model;
+pub mod queue;
+pub mod reports;
+pub mod request;
+pub mod status;
+pub mod tensor;
+
+/// The parts of the header, in its order: a heading, and the file that the part is generated from.
+pub const HEADER_PARTS: [(&str, &str); 9] = [
+    ("Versions, statuses, errors", "src/ffi/status.rs"),
+    ("Handles", "src/ffi/handles.rs"),
+    ("Engines", "src/ffi/engine.rs"),
+    ("Models", "src/ffi/model.rs"),
+    ("Tensors", "src/ffi/tensor.rs"),
+    ("Events", "src/ffi/event.rs"),
+    ("Requests", "src/ffi/request.rs"),
+    ("Completion queues", "src/ffi/queue.rs"),
+    ("Health and metrics", "src/ffi/reports.rs"),
+];

@@ -1,0 +1,193 @@
+//! Models: load, find, describe, unload.
+
+use super::guard::guard;
+use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
+use super::read::{output, reference, return_text, slice, string};
+use super::status::{blaze_error, blaze_status};
+use crate::config::ModelConfig;
+use crate::error::{Error, Status};
+use std::ffi::{c_char, c_void};
+
+/// Loads a model, checks whether its requests may be batched, warms it up, and starts its lanes.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration: one object of the engine's "models".
+/// @param out         Receives the model.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// Blocks while it loads; other models go on. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; SHUT_DOWN; OUT_OF_MEMORY; OVER_BUDGET;
+/// INVALID_STATE (another ONNX Runtime library is in use); MODEL_NOT_FOUND; MODEL_INVALID; MODEL_UNSUPPORTED;
+/// BACKEND_UNAVAILABLE; PROVIDER_UNAVAILABLE; INTERNAL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_load(
+    engine: *mut blaze_engine,
+    model_json: *const c_char,
+    out: *mut blaze_model,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            output(out, "out")?;
+            let engine = &reference(engine, "engine")?.engine;
+            let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
+            out.write(engine.load(config, None)?);
+            Ok(())
+        })
+    }
+}
+
+/// Loads a model from memory; otherwise as blaze_model_load. The configuration has no "path". A model with weights in
+/// external files must be loaded from its path.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration.
+/// @param data        The model's bytes. Read during the call only.
+/// @param size_bytes  How many.
+/// @param out         Receives the model.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// Blocks while it loads; other models go on. Threads: any.
+/// Returns what blaze_model_load returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_load_memory(
+    engine: *mut blaze_engine,
+    model_json: *const c_char,
+    data: *const c_void,
+    size_bytes: usize,
+    out: *mut blaze_model,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            output(out, "out")?;
+            let engine = &reference(engine, "engine")?.engine;
+            let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
+            reference(data, "data")?;
+            let bytes = slice(data.cast::<u8>(), size_bytes, "data")?;
+            out.write(engine.load(config, Some(bytes))?);
+            Ok(())
+        })
+    }
+}
+
+/// Loads a model in the background. The terminal event on `queue` has its status, and on success the model in its
+/// `model` field. blaze_cancel stops the load. On an engine made with "threads": 0 the load runs in blaze_pump.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration. Read during the call only.
+/// @param queue       Where the event goes.
+/// @param user_data   Comes back in the event.
+/// @param out         Receives the load's ticket.
+/// @param err         Receives the reason of a failure to start; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; QUEUE_FULL; SHUT_DOWN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_load_async(
+    engine: *mut blaze_engine,
+    model_json: *const c_char,
+    queue: *mut blaze_queue,
+    user_data: u64,
+    out: *mut blaze_ticket,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            output(out, "out")?;
+            let engine = &reference(engine, "engine")?.engine;
+            let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
+            let queue = &reference(queue, "queue")?.queue;
+            out.write(engine.load_async(config, queue, user_data)?);
+            Ok(())
+        })
+    }
+}
+
+/// Finds a loaded model by name.
+///
+/// @param engine  The engine.
+/// @param name    "name" for its newest version, or "name:version".
+/// @param out     Receives the model.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_find(
+    engine: *mut blaze_engine,
+    name: *const c_char,
+    out: *mut blaze_model,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            output(out, "out")?;
+            out.write(reference(engine, "engine")?.engine.find(string(name, "name")?)?);
+            Ok(())
+        })
+    }
+}
+
+/// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
+/// have any size), batching and why not, lanes, bytes, and the execution provider really used.
+///
+/// @param engine    The engine.
+/// @param model     The model.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; BUFFER_TOO_SMALL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_info(
+    engine: *mut blaze_engine,
+    model: blaze_model,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let text = reference(engine, "engine")?.engine.model_info(model)?;
+            return_text(&text, buffer, capacity, needed)
+        })
+    }
+}
+
+/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed.
+///
+/// @param engine  The engine.
+/// @param model   The model.
+/// @param queue   Where the terminal event goes when all is done; NULL: wait for that here.
+/// @param out     Receives the unload's ticket; may be NULL, and is not written if `queue` is NULL.
+///
+/// Blocks if `queue` is NULL, until the model's requests have ended. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; QUEUE_FULL; SHUT_DOWN; INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_model_unload(
+    engine: *mut blaze_engine,
+    model: blaze_model,
+    queue: *mut blaze_queue,
+    out: *mut blaze_ticket,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let engine = &reference(engine, "engine")?.engine;
+            if model == 0 {
+                return Err(Error::new(Status::NotFound, "model 0 is none"));
+            }
+            let Some(queue) = queue.as_ref() else { return engine.unload(model) };
+            let ticket = engine.unload_async(model, &queue.queue)?;
+            if let Some(out) = out.as_mut() {
+                *out = ticket;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! Health and metrics.
+
+use super::guard::guard;
+use super::handles::blaze_engine;
+use super::read::{declared_size, reference, return_text, sized, write_sized};
+use super::status::blaze_status;
+use crate::error::{Error, Status};
+use std::ffi::c_char;
+
+/// How an engine is.
+pub type blaze_health_state = u32;
+
+/// Every model is ready, and requests are taken.
+pub const BLAZE_HEALTH_OK: blaze_health_state = 1;
+/// The latest run of some model failed.
+pub const BLAZE_HEALTH_DEGRADED: blaze_health_state = 2;
+/// No model works, or the engine is shut down.
+pub const BLAZE_HEALTH_FAILED: blaze_health_state = 3;
+
+/// An engine's health. Start from BLAZE_HEALTH_INFO_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_health_info {
+    /// sizeof(blaze_health_info).
+    pub struct_size: u32,
+    pub state: blaze_health_state,
+    /// 1 while requests are taken, 0 after shutdown.
+    pub accepting: u32,
+    pub models_ready: u32,
+    pub models_degraded: u32,
+    pub models_failed: u32,
+    /// Requests that no lane has taken yet.
+    pub queue_depth: u64,
+    /// Accepted tickets without a terminal event.
+    pub in_flight: u64,
+    /// Bytes in the engine's ledger: models, by the size of their files, and copied inputs.
+    pub memory_bytes: u64,
+}
+
+/// The quantiles of a duration since the engine was made, in nanoseconds, at most 3 % too high.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_quantiles {
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p999_ns: u64,
+}
+
+/// An engine's counters since it was made. Start from BLAZE_METRICS_INFO_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_metrics_info {
+    /// sizeof(blaze_metrics_info).
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub requests_accepted: u64,
+    /// Submits that were refused.
+    pub requests_rejected: u64,
+    pub requests_ok: u64,
+    pub requests_failed: u64,
+    pub requests_cancelled: u64,
+    pub requests_expired: u64,
+    pub requests_shut_down: u64,
+    pub batches: u64,
+    /// Rows in all batches; divided by `batches`, the mean batch size.
+    pub rows: u64,
+    pub in_flight: u64,
+    pub queue_depth: u64,
+    pub memory_bytes: u64,
+    /// From submit to the end, of requests that ended well.
+    pub duration: blaze_quantiles,
+    pub duration_max_ns: u64,
+    /// From submit until a lane took the request.
+    pub queued: blaze_quantiles,
+    /// Inside the backend, per batch.
+    pub computed: blaze_quantiles,
+}
+
+/// A form of blaze_metrics_text.
+pub type blaze_metrics_format = u32;
+
+/// Prometheus' text exposition format, version 0.0.4.
+pub const BLAZE_METRICS_PROMETHEUS: blaze_metrics_format = 1;
+/// One JSON object.
+pub const BLAZE_METRICS_JSON: blaze_metrics_format = 2;
+
+sized!(blaze_health_info, blaze_metrics_info);
+
+/// Says how an engine is.
+///
+/// @param engine  The engine.
+/// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STRUCT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_health(
+    engine: *mut blaze_engine,
+    out: *mut blaze_health_info,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let engine = &reference(engine, "engine")?.engine;
+            let size = declared_size(out, "out")?;
+            let health = engine.health();
+            let state = match (health.ok, health.failed) {
+                (true, _) => BLAZE_HEALTH_OK,
+                (_, true) => BLAZE_HEALTH_FAILED,
+                _ => BLAZE_HEALTH_DEGRADED,
+            };
+            let info = blaze_health_info {
+                struct_size: size as u32,
+                state,
+                accepting: health.accepting.into(),
+                models_ready: health.models_ready,
+                models_degraded: health.models_degraded,
+                models_failed: health.models_failed,
+                queue_depth: health.queue_depth,
+                in_flight: health.in_flight,
+                memory_bytes: health.memory_bytes,
+            };
+            write_sized(out, size, &info);
+            Ok(())
+        })
+    }
+}
+
+/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use.
+///
+/// @param engine    The engine.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_health_json(
+    engine: *mut blaze_engine,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let text = reference(engine, "engine")?.engine.health_json();
+            return_text(&text, buffer, capacity, needed)
+        })
+    }
+}
+
+/// Reads an engine's counters and latency quantiles.
+///
+/// @param engine  The engine.
+/// @param out     Receives them; set its struct_size (BLAZE_METRICS_INFO_INIT).
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STRUCT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_metrics(
+    engine: *mut blaze_engine,
+    out: *mut blaze_metrics_info,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let engine = &reference(engine, "engine")?.engine;
+            let size = declared_size(out, "out")?;
+            let metrics = engine.metrics();
+            let quantiles = |[p50_ns, p90_ns, p99_ns, p999_ns]: [u64; 4]| blaze_quantiles {
+                p50_ns,
+                p90_ns,
+                p99_ns,
+                p999_ns,
+            };
+            let info = blaze_metrics_info {
+                struct_size: size as u32,
+                reserved: 0,
+                requests_accepted: metrics.accepted,
+                requests_rejected: metrics.rejected,
+                requests_ok: metrics.ok,
+                requests_failed: metrics.failed,
+                requests_cancelled: metrics.cancelled,
+                requests_expired: metrics.expired,
+                requests_shut_down: metrics.shut_down,
+                batches: metrics.batches,
+                rows: metrics.rows,
+                in_flight: metrics.in_flight,
+                queue_depth: metrics.queue_depth,
+                memory_bytes: metrics.memory_bytes,
+                duration: quantiles(metrics.duration_ns),
+                duration_max_ns: metrics.duration_max_ns,
+                queued: quantiles(metrics.queued_ns),
+                computed: quantiles(metrics.computed_ns),
+            };
+            write_sized(out, size, &info);
+            Ok(())
+        })
+    }
+}
+
+/// Writes an engine's metrics, and those of its models, as text.
+///
+/// @param engine    The engine.
+/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
+///                  text may have grown by the next call.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; BUFFER_TOO_SMALL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_metrics_text(
+    engine: *mut blaze_engine,
+    format: blaze_metrics_format,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let engine = &reference(engine, "engine")?.engine;
+            let text = match format {
+                BLAZE_METRICS_PROMETHEUS => engine.metrics_prometheus(),
+                BLAZE_METRICS_JSON => engine.metrics_json(),
+                other => {
+                    return Err(Error::new(Status::InvalidArgument, format!("format: {other} is none")));
+                }
+            };
+            return_text(&text, buffer, capacity, needed)
+        })
+    }
+}

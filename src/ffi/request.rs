@@ -1,0 +1,280 @@
+//! Requests: submit, infer, cancel.
+
+use super::event::{blaze_event, write_event};
+use super::guard::guard;
+use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
+use super::read::{declared_size, optional_string, output, read_sized, reference, sized, slice};
+use super::status::{blaze_error, blaze_status};
+use super::tensor::{BLAZE_MAX_RANK, BLAZE_MEMORY_HOST, blaze_string, blaze_tensor};
+use crate::engine::{InputData, InputTensor, OutputBuffer, RequestDescription};
+use crate::error::{Error, Result, Status};
+use crate::tensor::{BorrowedBytes, CallerBuffer, DType};
+
+/// How urgent a request is. What waits long enough overtakes any priority.
+pub type blaze_priority = i32;
+
+pub const BLAZE_PRIORITY_LOW: blaze_priority = -1;
+pub const BLAZE_PRIORITY_NORMAL: blaze_priority = 0;
+pub const BLAZE_PRIORITY_HIGH: blaze_priority = 1;
+pub const BLAZE_PRIORITY_CRITICAL: blaze_priority = 2;
+
+/// A flag of requests: input data is not copied. It stays the caller's, unchanged, until an event for the ticket
+/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type.
+pub const BLAZE_REQUEST_BORROW: u32 = 1;
+
+/// One piece of work. Start from BLAZE_REQUEST_INIT. Nothing in it needs to outlive the call, but for the data of
+/// borrowed inputs and of output buffers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_request {
+    /// sizeof(blaze_request).
+    pub struct_size: u32,
+    /// BLAZE_REQUEST_BORROW or 0.
+    pub flags: u32,
+    pub model: blaze_model,
+    pub priority: blaze_priority,
+    /// Must be 0.
+    pub reserved: u32,
+    /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
+    pub deadline_ns: u64,
+    /// For routes with sticky sessions, which this version does not have; 0: none.
+    pub session_id: u64,
+    /// For limits and quotas by tenant, which this version does not have; 0: none.
+    pub tenant_id: u64,
+    /// Comes back in every event.
+    pub user_data: u64,
+    /// All with the same struct_size.
+    pub inputs: *const blaze_tensor,
+    /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
+    /// are ignored, and the memory stays lent until the terminal event.
+    pub outputs: *const blaze_tensor,
+    pub inputs_count: u32,
+    pub outputs_count: u32,
+}
+
+sized!(blaze_request);
+
+/// The most inputs, and the most outputs, that a request may describe.
+const MAX_TENSORS: u32 = 4096;
+
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none.
+///
+/// @param engine   The engine.
+/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
+/// @param queue    Where the events go: a queue of this engine.
+/// @param out      Receives the ticket, never before the request is accepted; may be NULL.
+/// @param err      Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STRUCT; INVALID_NAME; INVALID_DTYPE; INVALID_SHAPE; INVALID_SIZE;
+/// UNSUPPORTED; NOT_FOUND (the model); SHUT_DOWN; QUEUE_FULL; OVER_BUDGET; OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_submit(
+    engine: *mut blaze_engine,
+    request: *const blaze_request,
+    queue: *mut blaze_queue,
+    out: *mut blaze_ticket,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            let engine = &reference(engine, "engine")?.engine;
+            let queue = &reference(queue, "queue")?.queue;
+            let request = read_sized(request, "request")?;
+            let ticket = engine.submit(describe(&request)?, queue)?;
+            if let Some(out) = out.as_mut() {
+                *out = ticket;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Submits a request and waits for its end. Runs it on the calling thread if the model is idle, so that nothing is
+/// handed over.
+///
+/// @param engine      The engine.
+/// @param request     The work, as for blaze_submit.
+/// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever. With borrowed inputs the call
+///                    returns only when the backend has let go of them, which may be later.
+/// @param out         Receives the terminal event, on success only; set its struct_size (BLAZE_EVENT_INIT). Release it.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// Blocks. Threads: any.
+/// Returns OK; what blaze_submit returns; TIMEOUT; or the status of the request's event.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_infer(
+    engine: *mut blaze_engine,
+    request: *const blaze_request,
+    timeout_ns: u64,
+    out: *mut blaze_event,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            let engine = &reference(engine, "engine")?.engine;
+            let size = declared_size(out, "out")?;
+            let request = read_sized(request, "request")?;
+            let event = engine.infer(describe(&request)?, timeout_ns)?;
+            write_event(out, size, event);
+            Ok(())
+        })
+    }
+}
+
+/// Asks for a request or a load to be given up. It is resolved as CANCELLED at once, unless it has ended already; work
+/// inside a backend is told to stop, and buffers lent to it are released when it does. May be called again.
+///
+/// @param engine  The engine.
+/// @param ticket  The ticket.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND if there is nothing (left) to cancel.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_cancel(engine: *mut blaze_engine, ticket: blaze_ticket) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe { guard(std::ptr::null_mut(), || reference(engine, "engine")?.engine.cancel(ticket)) }
+}
+
+/// # Safety
+/// The pointers in `request` are what the header says, for as long as the description lives.
+unsafe fn describe<'a>(request: &blaze_request) -> Result<RequestDescription<'a>> {
+    let invalid = |message: String| Error::new(Status::InvalidArgument, message);
+    if request.flags & !BLAZE_REQUEST_BORROW != 0 {
+        return Err(invalid(format!("flags: {:#x} has bits that are unknown", request.flags)));
+    }
+    if request.reserved != 0 {
+        return Err(invalid("reserved: must be 0".into()));
+    }
+    if !(BLAZE_PRIORITY_LOW..=BLAZE_PRIORITY_CRITICAL).contains(&request.priority) {
+        return Err(invalid(format!("priority: {} is not from -1 (low) to 2 (critical)", request.priority)));
+    }
+    let borrow = request.flags & BLAZE_REQUEST_BORROW != 0;
+    // SAFETY: promised by the caller.
+    let (inputs, outputs) = unsafe {
+        (
+            tensors(request.inputs, request.inputs_count, "inputs", |tensor| input(tensor, borrow))?,
+            tensors(request.outputs, request.outputs_count, "outputs", |tensor| output_buffer(tensor))?,
+        )
+    };
+    Ok(RequestDescription {
+        model: request.model,
+        level: (request.priority - BLAZE_PRIORITY_LOW) as usize,
+        deadline_ns: request.deadline_ns,
+        user_data: request.user_data,
+        inputs,
+        outputs,
+    })
+}
+
+/// Reads an array of tensors whose elements are as far apart as the first one says it is large.
+///
+/// # Safety
+/// `first` is NULL or has `count` tensors.
+unsafe fn tensors<T>(
+    first: *const blaze_tensor,
+    count: u32,
+    name: &str,
+    read: impl Fn(&blaze_tensor) -> Result<T>,
+) -> Result<Vec<T>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if count > MAX_TENSORS {
+        return Err(Error::new(
+            Status::InvalidArgument,
+            format!("{name}_count: {count} is more than {MAX_TENSORS}"),
+        ));
+    }
+    // SAFETY: promised by the caller.
+    let stride = unsafe { declared_size(first, name)? };
+    (0..count as usize)
+        .map(|index| {
+            let pointer = first.cast::<u8>().wrapping_add(index * stride).cast::<blaze_tensor>();
+            let place = format_args!("{name}[{index}]").to_string();
+            // SAFETY: within the array, as promised by the caller.
+            let tensor = unsafe { read_sized(pointer, &place)? };
+            if tensor.struct_size as usize != stride {
+                return Err(Error::new(
+                    Status::InvalidStruct,
+                    format!("{place}: struct_size is {}, that of {name}[0] {stride}", tensor.struct_size),
+                ));
+            }
+            read(&tensor).map_err(|error| error.within(place))
+        })
+        .collect()
+}
+
+/// # Safety
+/// The pointers in `tensor` are what the header says.
+unsafe fn input<'a>(tensor: &blaze_tensor, borrow: bool) -> Result<InputTensor<'a>> {
+    let dtype = check(tensor)?;
+    if tensor.rank > BLAZE_MAX_RANK {
+        return Err(Error::new(
+            Status::InvalidShape,
+            format!("rank {} is more than {BLAZE_MAX_RANK}", tensor.rank),
+        ));
+    }
+    // SAFETY: promised by the caller.
+    let (name, shape) = unsafe {
+        (optional_string(tensor.name, "name")?, slice(tensor.shape, tensor.rank as usize, "shape")?)
+    };
+    let data = match dtype {
+        DType::String => {
+            if !tensor.size_bytes.is_multiple_of(size_of::<blaze_string>()) {
+                let text =
+                    format!("size_bytes: {} is no multiple of sizeof(blaze_string)", tensor.size_bytes);
+                return Err(Error::new(Status::InvalidSize, text));
+            }
+            let count = tensor.size_bytes / size_of::<blaze_string>();
+            // SAFETY: promised by the caller.
+            let strings = unsafe { slice(tensor.data.cast::<blaze_string>().cast_const(), count, "data")? };
+            // SAFETY: as above.
+            let texts = strings
+                .iter()
+                .map(|text| unsafe { slice(text.data.cast::<u8>(), text.size_bytes, "string") });
+            InputData::Strings(texts.collect::<Result<_>>()?)
+        }
+        // SAFETY: promised by the caller.
+        _ => unsafe {
+            let bytes = slice(tensor.data.cast::<u8>().cast_const(), tensor.size_bytes, "data")?;
+            if borrow {
+                InputData::Borrow(BorrowedBytes::new(bytes.as_ptr(), bytes.len()))
+            } else {
+                InputData::Copy(bytes)
+            }
+        },
+    };
+    Ok(InputTensor { name, dtype, shape, data })
+}
+
+/// # Safety
+/// The pointers in `tensor` are what the header says.
+unsafe fn output_buffer<'a>(tensor: &blaze_tensor) -> Result<OutputBuffer<'a>> {
+    let dtype = check(tensor)?;
+    // SAFETY: promised by the caller.
+    let name = unsafe { optional_string(tensor.name, "name")? };
+    if tensor.size_bytes > 0 {
+        output(tensor.data, "data")?;
+    }
+    if tensor.size_bytes > isize::MAX as usize {
+        return Err(Error::new(Status::InvalidSize, "size_bytes: more than memory holds"));
+    }
+    // SAFETY: promised by the caller: the memory is lent until the terminal event.
+    let buffer = unsafe { CallerBuffer::new(tensor.data.cast(), tensor.size_bytes) };
+    Ok(OutputBuffer { name, dtype, buffer })
+}
+
+fn check(tensor: &blaze_tensor) -> Result<DType> {
+    if tensor.memory != BLAZE_MEMORY_HOST {
+        let text = format!("memory: {} is not supported; only host memory (0) is", tensor.memory);
+        return Err(Error::new(Status::Unsupported, text));
+    }
+    if tensor.reserved != 0 {
+        return Err(Error::new(Status::InvalidArgument, "reserved: must be 0"));
+    }
+    DType::from_code(tensor.dtype)
+        .ok_or_else(|| Error::new(Status::InvalidDtype, format!("dtype: {} is none", tensor.dtype)))
+}

@@ -1,0 +1,105 @@
+//! Tensors as C describes them.
+
+use super::read::sized;
+use std::ffi::{c_char, c_void};
+
+/// An element type, numbered as in ONNX.
+pub type blaze_dtype = u32;
+
+/// 32-bit IEEE float.
+pub const BLAZE_DTYPE_F32: blaze_dtype = 1;
+pub const BLAZE_DTYPE_U8: blaze_dtype = 2;
+pub const BLAZE_DTYPE_I8: blaze_dtype = 3;
+pub const BLAZE_DTYPE_U16: blaze_dtype = 4;
+pub const BLAZE_DTYPE_I16: blaze_dtype = 5;
+pub const BLAZE_DTYPE_I32: blaze_dtype = 6;
+pub const BLAZE_DTYPE_I64: blaze_dtype = 7;
+/// Strings: the data is an array of blaze_string.
+pub const BLAZE_DTYPE_STRING: blaze_dtype = 8;
+/// One byte, 0 or 1.
+pub const BLAZE_DTYPE_BOOL: blaze_dtype = 9;
+/// 16-bit IEEE float.
+pub const BLAZE_DTYPE_F16: blaze_dtype = 10;
+/// 64-bit IEEE float.
+pub const BLAZE_DTYPE_F64: blaze_dtype = 11;
+pub const BLAZE_DTYPE_U32: blaze_dtype = 12;
+pub const BLAZE_DTYPE_U64: blaze_dtype = 13;
+/// Two 32-bit floats.
+pub const BLAZE_DTYPE_COMPLEX64: blaze_dtype = 14;
+/// Two 64-bit floats.
+pub const BLAZE_DTYPE_COMPLEX128: blaze_dtype = 15;
+/// The upper 16 bits of a 32-bit float.
+pub const BLAZE_DTYPE_BF16: blaze_dtype = 16;
+pub const BLAZE_DTYPE_F8E4M3FN: blaze_dtype = 17;
+pub const BLAZE_DTYPE_F8E4M3FNUZ: blaze_dtype = 18;
+pub const BLAZE_DTYPE_F8E5M2: blaze_dtype = 19;
+pub const BLAZE_DTYPE_F8E5M2FNUZ: blaze_dtype = 20;
+/// Two to a byte, the first in the low bits; so are the other types of less than a byte.
+pub const BLAZE_DTYPE_U4: blaze_dtype = 21;
+pub const BLAZE_DTYPE_I4: blaze_dtype = 22;
+pub const BLAZE_DTYPE_F4E2M1: blaze_dtype = 23;
+pub const BLAZE_DTYPE_F8E8M0: blaze_dtype = 24;
+pub const BLAZE_DTYPE_U2: blaze_dtype = 25;
+pub const BLAZE_DTYPE_I2: blaze_dtype = 26;
+
+/// Where a tensor's memory is.
+pub type blaze_memory = u32;
+
+/// Ordinary memory of the process.
+pub const BLAZE_MEMORY_HOST: blaze_memory = 0;
+/// Page-locked host memory. Not supported by this version.
+pub const BLAZE_MEMORY_PINNED: blaze_memory = 1;
+/// Memory of a CUDA device. Not supported by this version.
+pub const BLAZE_MEMORY_CUDA: blaze_memory = 2;
+
+/// The most axes a tensor may have.
+pub const BLAZE_MAX_RANK: u32 = 32;
+
+/// One element of a string tensor: UTF-8 by convention, not NUL-terminated.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_string {
+    pub data: *const c_char,
+    pub size_bytes: usize,
+}
+
+/// A tensor: row-major elements, or a caller's buffer for them. Start from BLAZE_TENSOR_INIT.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct blaze_tensor {
+    /// sizeof(blaze_tensor).
+    pub struct_size: u32,
+    pub dtype: blaze_dtype,
+    /// The input's or output's name in the model; NULL: by position.
+    pub name: *const c_char,
+    /// Sizes of the axes, outermost first; may be NULL if rank is 0.
+    pub shape: *const i64,
+    pub rank: u32,
+    pub memory: blaze_memory,
+    /// The device's number, for device memory.
+    pub device: i32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// The elements; for strings an array of blaze_string.
+    pub data: *mut c_void,
+    /// Bytes at `data`. For an input exactly what the shape takes; for a caller's output buffer at least that.
+    pub size_bytes: usize,
+}
+
+sized!(blaze_tensor);
+
+#[cfg(test)]
+mod tests {
+    use crate::tensor::DType;
+
+    #[test]
+    fn every_dtype_has_a_constant_of_its_name_and_number() {
+        let source = include_str!("tensor.rs");
+        for dtype in DType::ALL {
+            let name = dtype.name().to_uppercase();
+            let line = format!("pub const BLAZE_DTYPE_{name}: blaze_dtype = {};", dtype.code());
+            assert!(source.contains(&line), "{line}");
+        }
+        assert_eq!(source.matches("\npub const BLAZE_DTYPE_").count(), DType::ALL.len());
+    }
+}

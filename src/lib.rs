@@ -1,0 +1,27 @@
+//! Blaze: an AI inference engine that a program links into itself.
+//!
+//! The library has two faces over one engine: the C ABI in [`ffi`] (documented in `include/blaze.h`) and the
+//! Rust API in [`engine`]. A request goes one way: submit → admission → queue → lane → backend → completion
+//! queue → poll → release.
+//!
+//! Layers depend downward only; `tests/layers.rs` holds the table:
+//! `ffi` → `engine` → `scheduler`, `memory` → `backend` → `error`, `config`, `tensor`, `metrics`, `log`,
+//! `clock`, `panics`, `platform`, `sync`.
+
+pub mod backend;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod ffi;
+pub mod log;
+pub mod memory;
+pub mod metrics;
+mod panics;
+mod platform;
+pub mod scheduler;
+mod sync;
+pub mod tensor;
+
+/// The version of the library, as `major.minor.patch`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

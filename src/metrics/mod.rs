@@ -1,0 +1,136 @@
+//! Counters, gauges and latency histograms, and their text forms.
+
+mod histogram;
+mod text;
+
+pub use histogram::Histogram;
+pub use text::{json, prometheus};
+
+use crate::error::Status;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only rises.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How accepted requests ended.
+#[derive(Default)]
+pub struct Outcomes {
+    pub ok: Counter,
+    pub failed: Counter,
+    pub cancelled: Counter,
+    pub expired: Counter,
+    pub shut_down: Counter,
+}
+
+impl Outcomes {
+    /// Counts one request that ended with `status`.
+    pub fn count(&self, status: Status) {
+        let counter = match status {
+            Status::Ok => &self.ok,
+            Status::Cancelled => &self.cancelled,
+            Status::Expired => &self.expired,
+            Status::ShutDown => &self.shut_down,
+            _ => &self.failed,
+        };
+        counter.add(1);
+    }
+
+    /// Names as in the `outcome` label, with the counts.
+    pub fn each(&self) -> [(&'static str, u64); 5] {
+        [
+            ("ok", self.ok.get()),
+            ("failed", self.failed.get()),
+            ("cancelled", self.cancelled.get()),
+            ("expired", self.expired.get()),
+            ("shut_down", self.shut_down.get()),
+        ]
+    }
+}
+
+/// Refused submits, by reason.
+#[derive(Default)]
+pub struct Rejections {
+    pub queue_full: Counter,
+    pub over_budget: Counter,
+    pub invalid: Counter,
+    pub shut_down: Counter,
+    pub other: Counter,
+}
+
+impl Rejections {
+    /// Counts one submit refused with `status`.
+    pub fn count(&self, status: Status) {
+        let counter = match status {
+            Status::QueueFull => &self.queue_full,
+            Status::OverBudget | Status::OutOfMemory => &self.over_budget,
+            Status::ShutDown => &self.shut_down,
+            _ if (100..300).contains(&status.code()) => &self.invalid,
+            _ => &self.other,
+        };
+        counter.add(1);
+    }
+
+    /// Names as in the `reason` label, with the counts.
+    pub fn each(&self) -> [(&'static str, u64); 5] {
+        [
+            ("queue_full", self.queue_full.get()),
+            ("over_budget", self.over_budget.get()),
+            ("invalid", self.invalid.get()),
+            ("shut_down", self.shut_down.get()),
+            ("other", self.other.get()),
+        ]
+    }
+
+    pub fn total(&self) -> u64 {
+        self.each().iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// What is counted once for an engine and once for each of its models.
+#[derive(Default)]
+pub struct Traffic {
+    pub accepted: Counter,
+    pub outcomes: Outcomes,
+    pub batches: Counter,
+    pub rows: Counter,
+}
+
+/// An engine's metrics.
+#[derive(Default)]
+pub struct Metrics {
+    pub traffic: Traffic,
+    pub rejections: Rejections,
+    /// From submit to the terminal event of requests that ended well, in nanoseconds.
+    pub total: Histogram,
+    /// From submit to the start of the batch.
+    pub queued: Histogram,
+    /// Inside the backend.
+    pub computed: Histogram,
+}
+
+/// What is read at the moment of asking rather than counted.
+pub struct Gauges {
+    pub in_flight: u64,
+    pub queue_depth: u64,
+    pub memory_bytes: u64,
+    /// Models by state: ready, degraded, failed.
+    pub models: [(&'static str, u64); 3],
+}
+
+/// One model's share, for the text forms.
+pub struct ModelTraffic<'a> {
+    /// `name:version`.
+    pub name: &'a str,
+    pub traffic: &'a Traffic,
+}

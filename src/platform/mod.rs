@@ -1,0 +1,8 @@
+//! What differs between operating systems, and needs their C interface.
+#![allow(unsafe_code)]
+
+mod library;
+mod ready_fd;
+
+pub use library::{file_of, loaded_symbol};
+pub use ready_fd::ReadyFd;

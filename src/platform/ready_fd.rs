@@ -1,0 +1,86 @@
+//! A file descriptor that is readable while a queue has events, for the host's own poller.
+
+use crate::error::{Error, Result, Status};
+
+/// A pipe with at most one byte in it. (A pipe rather than an eventfd: every Unix has it.)
+pub struct ReadyFd {
+    read: libc::c_int,
+    write: libc::c_int,
+    set: bool,
+}
+
+impl ReadyFd {
+    pub fn new() -> Result<Self> {
+        let mut ends = [-1; 2];
+        // SAFETY: `ends` has room for the two descriptors.
+        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+            let error = std::io::Error::last_os_error();
+            return Err(Error::new(Status::OutOfMemory, format!("cannot make a descriptor: {error}")));
+        }
+        for end in ends {
+            // SAFETY: `end` was opened just now. Setting flags on it cannot fail in a way that matters here.
+            unsafe {
+                libc::fcntl(end, libc::F_SETFD, libc::FD_CLOEXEC);
+                libc::fcntl(end, libc::F_SETFL, libc::O_NONBLOCK);
+            }
+        }
+        Ok(ReadyFd { read: ends[0], write: ends[1], set: false })
+    }
+
+    /// The descriptor to watch for reading.
+    pub fn number(&self) -> i32 {
+        self.read
+    }
+
+    /// Makes the descriptor readable.
+    pub fn set(&mut self) {
+        if !self.set {
+            // SAFETY: one byte from a valid address into a descriptor of our own. The pipe is empty.
+            self.set = unsafe { libc::write(self.write, [1u8].as_ptr().cast(), 1) } == 1;
+        }
+    }
+
+    /// Makes the descriptor unreadable.
+    pub fn clear(&mut self) {
+        if self.set {
+            let mut byte = [0u8];
+            // SAFETY: one byte into a valid address. Does not block: the byte is there.
+            unsafe { libc::read(self.read, byte.as_mut_ptr().cast(), 1) };
+            self.set = false;
+        }
+    }
+}
+
+impl Drop for ReadyFd {
+    fn drop(&mut self) {
+        // SAFETY: both descriptors are ours and not used afterwards.
+        unsafe {
+            libc::close(self.read);
+            libc::close(self.write);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readable(fd: i32) -> bool {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd.
+        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn the_descriptor_follows_the_state() {
+        let mut ready = ReadyFd::new().unwrap();
+        assert!(!readable(ready.number()));
+        ready.set();
+        ready.set();
+        assert!(readable(ready.number()));
+        ready.clear();
+        assert!(!readable(ready.number()));
+        ready.set();
+        assert!(readable(ready.number()));
+    }
+}
