@@ -654,7 +654,8 @@ uint32_t blaze_poll(blaze_queue *queue, blaze_event *events, size_t stride, uint
 /// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever.
 ///
 /// Blocks for at most about `timeout_ns`. Threads: one at a time; a second one that comes meanwhile gets 0 at once.
-/// Returns the number of events written; 0 after the timeout, and for NULL or a wrong stride.
+/// Returns the number of events written; 0 after the timeout, at once when the engine is shut down and nothing is
+/// outstanding, and for NULL or a wrong stride.
 uint32_t blaze_wait(blaze_queue *queue,
                     blaze_event *events,
                     size_t stride,

@@ -93,6 +93,7 @@ pub fn admit(
         deadline_ns: description.deadline_ns,
         traffic: Some(model.traffic()),
         reservation,
+        cancellable: true,
     };
     Ok(Admitted { request, rows })
 }

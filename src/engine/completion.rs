@@ -23,6 +23,8 @@ struct Inner {
     events: VecDeque<Event>,
     /// Consumers asleep in `wait`.
     sleeping: u32,
+    /// No request will be added: waiting is pointless once nothing is outstanding.
+    closed: bool,
     ready: Option<ReadyFd>,
 }
 
@@ -34,7 +36,7 @@ impl CompletionQueue {
         CompletionQueue {
             capacity,
             reserved: AtomicU32::new(0),
-            inner: Mutex::new(Inner { events: VecDeque::new(), sleeping: 0, ready: None }),
+            inner: Mutex::new(Inner { events: VecDeque::new(), sleeping: 0, closed: false, ready: None }),
             arrived: Condvar::new(),
             consuming: AtomicBool::new(false),
         }
@@ -88,11 +90,26 @@ impl CompletionQueue {
         }
     }
 
-    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`.
+    /// Says that no request will be added, so that nobody waits for what cannot come.
+    pub fn close(&self) {
+        lock(&self.inner).closed = true;
+        self.arrived.notify_all();
+    }
+
+    /// Whether nothing is there and nothing will come.
+    pub fn is_over(&self) -> bool {
+        lock(&self.inner).closed && self.outstanding() == 0
+    }
+
+    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`, or until the queue is
+    /// closed and nothing is outstanding.
     pub fn wait(&self, limit: usize, until_ns: u64, take: impl FnMut(Event)) -> usize {
         let Some(_consumer) = self.enter() else { return 0 };
         let mut inner = lock(&self.inner);
-        while inner.events.is_empty() && (until_ns == u64::MAX || now_ns() < until_ns) {
+        while inner.events.is_empty()
+            && !(inner.closed && self.outstanding() == 0)
+            && (until_ns == u64::MAX || now_ns() < until_ns)
+        {
             inner.sleeping += 1;
             inner = wait_until(&self.arrived, inner, until_ns);
             inner.sleeping -= 1;

@@ -5,7 +5,8 @@ use super::completion::CompletionQueue;
 use super::event::Event;
 use super::lifecycle::Core;
 use super::models::LoadedModel;
-use super::requests::{Outcome, Run};
+use super::outcome::Outcome;
+use super::requests::Run;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::panics::catch;
@@ -36,7 +37,7 @@ pub fn execute(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
 }
 
 fn claim_and_run(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
-    let run = Arc::new(Run::default());
+    let run = Arc::new(Run::new());
     let claimed: Vec<Claimed> = items
         .into_iter()
         .filter_map(|item| {
@@ -44,10 +45,15 @@ fn claim_and_run(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
             Some(Claimed { ticket: item.work, rows: item.rows, inputs })
         })
         .collect();
-    if claimed.is_empty() {
-        return;
-    }
     let _pass = core.gate.enter();
+    run.leave();
+    if run.interrupt.is_raised() {
+        // Nobody is left who wants it; but lent buffers must be given back.
+        let now = now_ns();
+        let given_up = || Err(Error::new(Status::Cancelled, "nobody wants the result"));
+        let results = claimed.into_iter().map(|request| (request.ticket, given_up())).collect();
+        return finish(core, results, now, now, 0);
+    }
     run_claimed(core, model, claimed, &run);
 }
 

@@ -38,6 +38,8 @@ pub struct Core {
     jobs: Jobs,
     /// The thread that expires requests; started with the first deadline.
     keeper: Mutex<Option<JoinHandle<()>>>,
+    /// The host's queues, to end their waits at shutdown.
+    queues: Mutex<Vec<Weak<CompletionQueue>>>,
     /// Queues for `infer`, used again.
     spare_queues: Mutex<Vec<Arc<CompletionQueue>>>,
     /// Which model `pump` looks at first, so that all get their turn.
@@ -70,6 +72,7 @@ impl Engine {
             deadlines: Deadlines::new(),
             jobs: Jobs::new(config.threads != Some(0)),
             keeper: Mutex::default(),
+            queues: Mutex::default(),
             spare_queues: Mutex::default(),
             turn: AtomicUsize::new(0),
             config,
@@ -96,7 +99,11 @@ impl Engine {
         if self.core.requests.is_closed() {
             return Err(Error::shut_down());
         }
-        Ok(Queue { completion: Arc::new(CompletionQueue::new(capacity)), core: Arc::downgrade(&self.core) })
+        let completion = Arc::new(CompletionQueue::new(capacity));
+        let mut queues = lock(&self.core.queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(&completion));
+        Ok(Queue { completion, core: Arc::downgrade(&self.core) })
     }
 
     /// Loads a model, from `bytes` or from its configured path.
@@ -106,7 +113,7 @@ impl Engine {
 
     /// Loads a model in the background; the event on `queue` carries its handle.
     pub fn load_async(&self, config: ModelConfig, queue: &Queue, user_data: u64) -> Result<Ticket> {
-        self.start_job(queue, user_data, 0, "blaze-load", move |core, run| {
+        self.start_job(queue, user_data, None, move |core, run| {
             models::load(core, config, None, &run.interrupt)
         })
     }
@@ -127,27 +134,26 @@ impl Engine {
     pub fn unload_async(&self, id: ModelId, queue: &Queue) -> Result<Ticket> {
         self.core.models.get(id)?;
         // Taken out of the table when the job has its ticket, so that a failure to start leaves it loaded.
-        self.start_job(queue, 0, id, "blaze-unload", move |core, _| {
+        self.start_job(queue, 0, Some(id), move |core, _| {
             let model = core.models.remove(id)?;
             core.unload(&model);
             Ok(id)
         })
     }
 
-    /// Starts `work` in the background with a ticket of its own.
+    /// Starts to load a model, or to unload the one given, in the background and with a ticket of its own.
     fn start_job(
         &self,
         queue: &Queue,
         user_data: u64,
-        model: ModelId,
-        name: &str,
+        unloads: Option<ModelId>,
         work: impl FnOnce(&Arc<Core>, &Run) -> Result<ModelId> + Send + 'static,
     ) -> Result<Ticket> {
         queue.check_engine(&self.core)?;
         queue.completion.reserve(1)?;
-        let run = Arc::new(Run::default());
+        let run = Arc::new(Run::new());
         let request = Request {
-            model,
+            model: unloads.unwrap_or(0),
             user_data,
             completion: Arc::clone(&queue.completion),
             inputs: Vec::new(),
@@ -157,6 +163,7 @@ impl Engine {
             deadline_ns: 0,
             traffic: None,
             reservation: None,
+            cancellable: unloads.is_none(),
         };
         let ticket = self.core.requests.insert_running(request, Arc::clone(&run)).inspect_err(|_| {
             queue.completion.unreserve(1);
@@ -165,9 +172,14 @@ impl Engine {
         let job = Box::new(move || {
             let Some(core) = weak.upgrade() else { return };
             let result = catch(|| work(&core, &run));
-            core.requests.complete_job(ticket, result);
+            let loaded = result.as_ref().ok().copied().filter(|_| unloads.is_none());
+            if !core.requests.complete_job(ticket, result)
+                && let Some(model) = loaded.and_then(|id| core.models.remove(id).ok())
+            {
+                core.unload(&model); // cancelled in the last moment: nobody knows its handle
+            }
         });
-        if let Err(error) = self.core.jobs.start(name, job) {
+        if let Err(error) = self.core.jobs.start("blaze-job", job) {
             self.core.requests.complete_job(ticket, Err(error));
         }
         Ok(ticket)
@@ -252,6 +264,7 @@ impl Engine {
         }
         core.requests.wait_settled(until);
         core.requests.resolve_all(Status::ShutDown);
+        lock(&core.queues).drain(..).filter_map(|queue| queue.upgrade()).for_each(|queue| queue.close());
     }
 }
 
@@ -408,7 +421,7 @@ impl Core {
         }
         loop {
             let count = completion.poll(limit, &mut *take);
-            if count > 0 || now_ns() >= until_ns {
+            if count > 0 || now_ns() >= until_ns || completion.is_over() {
                 return count;
             }
             if !self.pump_one() {

@@ -6,6 +6,7 @@ mod event;
 mod execute;
 mod lifecycle;
 mod models;
+mod outcome;
 mod reports;
 mod requests;
 

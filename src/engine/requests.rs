@@ -6,6 +6,7 @@
 
 use super::completion::CompletionQueue;
 use super::event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+use super::outcome::{Outcome, Outputs};
 use super::{ModelId, Ticket, handle, next_generation, random_generation, unpack};
 use crate::backend::Interrupt;
 use crate::clock::now_ns;
@@ -14,7 +15,7 @@ use crate::memory::Reservation;
 use crate::metrics::{Metrics, Traffic};
 use crate::scheduler::join::Inputs;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait_until};
-use crate::tensor::{CallerBuffer, Data, Shape, Signature, StringSlice, Tensor, element_count};
+use crate::tensor::CallerBuffer;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -39,6 +40,8 @@ pub struct Request {
     pub traffic: Option<Arc<Traffic>>,
     /// The copied inputs' share of the memory budget.
     pub reservation: Option<Reservation>,
+    /// Whether the host may give it up.
+    pub cancellable: bool,
 }
 
 impl Request {
@@ -49,36 +52,24 @@ impl Request {
 }
 
 /// One run of a backend, which several requests may wait for.
-#[derive(Default)]
 pub struct Run {
-    /// Requests that still want the result; the last to go interrupts the run.
+    /// Who still wants the result; the last to go interrupts the run.
     wanted: AtomicUsize,
     pub interrupt: Interrupt,
 }
 
 impl Run {
-    fn leave(&self) {
+    /// A run that its maker wants, until it says `leave`: so it is not given up while requests still join.
+    pub fn new() -> Self {
+        Run { wanted: AtomicUsize::new(1), interrupt: Interrupt::new() }
+    }
+
+    /// One less wants the result.
+    pub fn leave(&self) {
         if self.wanted.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.interrupt.raise();
         }
     }
-}
-
-/// What a run leaves for one of its requests.
-pub struct Outcome {
-    pub signature: Arc<Signature>,
-    /// All outputs of the run, shared by its requests.
-    pub batch: Arc<Vec<Tensor>>,
-    /// The request's rows: (first row, rows, rows of the run); `None`: the run was for this request alone.
-    pub rows: Option<(usize, usize, usize)>,
-}
-
-/// One output of one request.
-struct OutputView {
-    shape: Shape,
-    offset: usize,
-    size: usize,
-    caller: Option<CallerBuffer>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,8 +91,7 @@ struct Slot {
     request: Option<Request>,
     run: Option<Arc<Run>>,
     text: Option<CString>,
-    outcome: Option<Outcome>,
-    views: Vec<OutputView>,
+    outputs: Option<Outputs>,
 }
 
 type Chunk = Box<[Mutex<Slot>]>;
@@ -152,9 +142,8 @@ impl RequestTable {
         self.insert_as(request, State::Queued, None)
     }
 
-    /// Takes a job in, as running; it is cancelled through `run`.
+    /// Takes a job in, as running; it is cancelled through `run`, which nobody else wants.
     pub fn insert_running(&self, request: Request, run: Arc<Run>) -> Result<Ticket> {
-        run.wanted.store(1, Ordering::Release);
         self.insert_as(request, State::Running, Some(run))
     }
 
@@ -233,9 +222,12 @@ impl RequestTable {
         let mut slot = self.find(ticket)?;
         slot.lane_holds = false;
         slot.run = None;
-        let mut request = slot.request.take()?;
+        let Some(mut request) = slot.request.take() else {
+            self.recycle(slot, ticket);
+            return None;
+        };
         drop(request.reservation.take());
-        if slot.state != State::Running {
+        if slot.state == State::Resolved {
             // Resolved while it ran: all that is left to say is that the buffers are free.
             let completion = Arc::clone(&request.completion);
             let event = request.borrowed.then(|| Event {
@@ -246,18 +238,15 @@ impl RequestTable {
             self.recycle(slot, ticket);
             return event.map(|event| Completion { queue: completion, event, is_terminal: false });
         }
-        let result = result.and_then(|outcome| slot.take_outputs(outcome, &mut request.outputs));
-        let (status, text) = match result {
-            Ok(()) => (Status::Ok, None),
-            Err(error) => (error.status, c_text(error.message)),
+        let outputs = result.and_then(|outcome| Outputs::new(outcome, &mut request.outputs));
+        let (status, outputs, text) = match outputs {
+            Ok(outputs) => (Status::Ok, Some(outputs).filter(|outputs| outputs.count() > 0), None),
+            Err(error) => (error.status, None, c_text(error.message)),
         };
-        if status != Status::Ok {
-            slot.outcome = None;
-            slot.views.clear();
-        }
-        slot.text = text;
         slot.state = State::Resolved;
-        slot.host_holds = slot.text.is_some() || !slot.views.is_empty();
+        slot.host_holds = outputs.is_some() || text.is_some();
+        slot.outputs = outputs;
+        slot.text = text;
         request.completion.unreserve(request.events() - 1);
         let timing = Timing {
             queued_ns: slot.taken_ns.saturating_sub(request.submitted_ns),
@@ -273,7 +262,7 @@ impl RequestTable {
         let event = Event {
             flags: EventFlags { more: false, buffers_released: true },
             timing,
-            outputs_count: slot.views.len() as u32,
+            outputs_count: slot.outputs.as_ref().map_or(0, Outputs::count) as u32,
             payload: slot.host_holds.then(|| Payload::new(Arc::clone(self), ticket)),
             ..event(ticket, &request, status)
         };
@@ -282,8 +271,8 @@ impl RequestTable {
         Some(Completion { queue, event, is_terminal: true })
     }
 
-    /// Ends a job, whose event names the model that it was about.
-    pub fn complete_job(self: &Arc<Self>, ticket: Ticket, result: Result<ModelId>) {
+    /// Ends a job, whose event names the model that it was about. False if it was resolved before.
+    pub fn complete_job(self: &Arc<Self>, ticket: Ticket, result: Result<ModelId>) -> bool {
         if let (Some(mut slot), Ok(model)) = (self.find(ticket), &result)
             && let Some(request) = &mut slot.request
         {
@@ -291,16 +280,18 @@ impl RequestTable {
         }
         let nothing = || Outcome { signature: Arc::default(), batch: Arc::default(), rows: None };
         let now = now_ns();
-        if let Some(completion) = self.complete(ticket, result.map(|_| nothing()), now, now, 0) {
-            completion.queue.publish([completion.event]);
-            self.settle(u64::from(completion.is_terminal));
-        }
+        let completion = self.complete(ticket, result.map(|_| nothing()), now, now, 0);
+        let Some(completion) = completion.filter(|completion| completion.is_terminal) else { return false };
+        completion.queue.publish([completion.event]);
+        self.settle(1);
+        true
     }
 
     /// Resolves a request before its run is over; false if it is unknown or resolved already.
     pub fn resolve_early(&self, ticket: Ticket, status: Status) -> bool {
         let Some(mut slot) = self.find(ticket) else { return false };
-        if !matches!(slot.state, State::Queued | State::Running) {
+        let fixed = slot.request.as_ref().is_some_and(|request| !request.cancellable);
+        if !matches!(slot.state, State::Queued | State::Running) || (fixed && status == Status::Cancelled) {
             return false;
         }
         self.resolve(&mut slot, ticket, status);
@@ -397,21 +388,7 @@ impl RequestTable {
     /// Where an output of a resolved request is; it stays there until `release`.
     pub fn output(&self, ticket: Ticket, index: u32) -> Option<OutputRef> {
         let slot = self.find(ticket).filter(|slot| slot.host_holds)?;
-        let (index, outcome) = (index as usize, slot.outcome.as_ref()?);
-        let (view, spec) = (slot.views.get(index)?, outcome.signature.outputs.get(index)?);
-        let data = match (&view.caller, &outcome.batch.get(index)?.data) {
-            (Some(caller), _) => caller.address().cast_const(),
-            (None, Data::Strings(strings)) => strings.slices().as_ptr().cast(),
-            (None, _) => outcome.batch[index].bytes()[view.offset..].as_ptr(),
-        };
-        Some(OutputRef {
-            name: spec.c_name.as_ptr(),
-            dtype: spec.dtype,
-            shape: view.shape.as_ptr(),
-            rank: view.shape.len(),
-            data,
-            size_bytes: view.size,
-        })
+        slot.outputs.as_ref()?.get(index as usize)
     }
 
     /// Reads what a failed request left as its reason.
@@ -450,8 +427,7 @@ impl RequestTable {
                 request: None,
                 run: None,
                 text: None,
-                outcome: None,
-                views: Vec::new(),
+                outputs: None,
             };
             (0..CHUNK).map(|_| Mutex::new(empty())).collect()
         });
@@ -472,14 +448,13 @@ impl RequestTable {
         }
         slot.generation = next_generation(slot.generation);
         slot.state = State::Free;
-        let outcome = slot.outcome.take();
+        let outputs = slot.outputs.take();
         slot.request = None;
         slot.text = None;
         slot.run = None;
-        slot.views.clear();
         drop(slot);
         lock(&self.free).used.push(unpack(ticket).0);
-        drop(outcome); // may free a batch: not under a lock
+        drop(outputs); // may free a batch: not under a lock
     }
 }
 
@@ -507,46 +482,4 @@ fn event(ticket: Ticket, request: &Request, status: Status) -> Event {
 
 fn c_text(message: String) -> Option<CString> {
     CString::new(message.replace('\0', " ")).ok()
-}
-
-impl Slot {
-    /// Keeps the request's part of every output, and copies what goes to the host's own memory.
-    fn take_outputs(&mut self, outcome: Outcome, callers: &mut [Option<CallerBuffer>]) -> Result<()> {
-        self.views.clear();
-        for (index, tensor) in outcome.batch.iter().enumerate() {
-            let mut view = view_of(tensor, outcome.rows);
-            if let Some(mut caller) = callers.get_mut(index).and_then(Option::take) {
-                if !caller.write(&tensor.bytes()[view.offset..view.offset + view.size]) {
-                    return Err(Error::new(
-                        Status::BufferTooSmall,
-                        format!(
-                            "output {:?} has {} bytes, the buffer given for it {}",
-                            outcome.signature.outputs[index].name,
-                            view.size,
-                            caller.capacity()
-                        ),
-                    ));
-                }
-                view.caller = Some(caller);
-            }
-            self.views.push(view);
-        }
-        self.outcome = Some(outcome);
-        Ok(())
-    }
-}
-
-fn view_of(tensor: &Tensor, rows: Option<(usize, usize, usize)>) -> OutputView {
-    let mut shape = tensor.shape.clone();
-    let total = match &tensor.data {
-        Data::Strings(_) => element_count(&shape).unwrap_or(0) * size_of::<StringSlice>(),
-        _ => tensor.bytes().len(),
-    };
-    let (mut offset, mut size) = (0, total);
-    if let Some((first, count, of)) = rows {
-        let row = total / of.max(1);
-        (offset, size) = (first * row, count * row);
-        shape[0] = count as i64;
-    }
-    OutputView { shape, offset, size, caller: None }
 }
