@@ -29,15 +29,128 @@ onnxruntime: ## fetch ONNX Runtime (pinned, checked) into target/
 release: ## build the optimized library
 	$(CARGO) build --release --locked
 
-EXAMPLES = $(patsubst examples-c/%.c,$(OUT)/%,$(wildcard examples-c/*.c))
+EXAMPLES = $(patsubst examples-c/%.c,$(OUT)/%,$(wildcard examples-c/*.c)) $(OUT)/readme
 
 .PHONY: examples
-examples: $(EXAMPLES) ## build the C examples
+examples: $(EXAMPLES) ## build the C examples, and the program in the README
 
 $(OUT)/%: examples-c/%.c include/blaze.h | release onnxruntime
 	@mkdir -p $(OUT)
 	$(CC) $(STRICT) $(CFLAGS) -Iinclude $< -o $@ $(LINK)
 
+$(OUT)/readme: README.md include/blaze.h | release onnxruntime
+	@mkdir -p $(OUT)
+	sed -n '/^```c$$/,/^```$$/p' README.md | sed '/^```/d' > $@.c
+	$(CC) $(STRICT) $(CFLAGS) -Iinclude $@.c -o $@ $(LINK)
+
 .PHONY: header
 header: ## write include/blaze.h anew
 	BLAZE_UPDATE=1 $(CARGO) test --locked --test header
+
+# ---- tests ----------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-rust test-c test-examples ## run all tests
+
+.PHONY: test-rust
+test-rust: onnxruntime python-tools
+	$(CARGO) test --locked
+
+.PHONY: python-tools
+python-tools: target/python-tools/.done
+target/python-tools/.done: tools/requirements-test.txt
+	@rm -rf target/python-tools
+	PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install -q --disable-pip-version-check --no-deps --require-hashes --target target/python-tools -r $<
+	@touch $@
+
+.PHONY: test-examples
+test-examples: examples ## run the C examples
+	@set -e; for program in $(EXAMPLES); do \
+	    echo "== $$program"; $$program > $(OUT)/example.log 2>&1 || { cat $(OUT)/example.log; exit 1; }; \
+	    tail -n 3 $(OUT)/example.log | cut -c 1-160; done
+
+# The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
+C_TESTS   = abi bad_input lifecycle requests faults pump stress cycles dlopen
+C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
+HAS_ASAN  = $(shell echo 'int main(void){return 0;}' > $(OUT)/probe.c 2>/dev/null; \
+              $(CC) -fsanitize=address,undefined $(OUT)/probe.c -o $(OUT)/probe 2>/dev/null && $(OUT)/probe && echo yes)
+
+.PHONY: test-c
+test-c: test-c-plain test-c-sanitized test-c-valgrind
+
+.PHONY: c-helpers
+c-helpers: $(C_HELPERS) | release onnxruntime
+	@mkdir -p $(OUT)
+	@if command -v $(CXX) >/dev/null; then \
+	    $(CXX) -std=c++17 -Wall -Wextra -Wpedantic -Werror -Iinclude -c tests/c/header.cpp -o $(OUT)/header_cpp.o; \
+	else echo "no C++ compiler: the header is not checked as C++"; fi
+
+$(OUT)/libfake_old_onnxruntime.so: tests/c/fake_old_onnxruntime.c
+	@mkdir -p $(OUT)
+	$(CC) $(STRICT) -shared -fPIC $< -o $@
+
+$(OUT)/header_c99.o: tests/c/header_c99.c include/blaze.h
+	@mkdir -p $(OUT)
+	$(CC) -std=c99 -Wall -Wextra -Wpedantic -Werror -Iinclude -c $< -o $@
+
+$(OUT)/header_c11.o: tests/c/header_c11.c include/blaze.h
+	@mkdir -p $(OUT)
+	$(CC) -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -c $< -o $@
+
+$(OUT)/test_%: tests/c/%.c tests/c/check.h include/blaze.h | c-helpers
+	$(CC) $(STRICT) $(CFLAGS) -Iinclude $< -o $@ $(LINK) -lpthread -ldl
+
+$(OUT)/asan_%: tests/c/%.c tests/c/check.h include/blaze.h | c-helpers
+	$(CC) $(STRICT) -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+	    -Iinclude $< -o $@ $(LINK) -lpthread -ldl
+
+.PHONY: test-c-plain
+test-c-plain: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests
+	@set -e; for test in $(C_TESTS); do echo "== $$test"; $(OUT)/test_$$test; done
+
+.PHONY: test-c-sanitized
+test-c-sanitized: c-helpers ## run the C tests under AddressSanitizer and UBSan
+ifeq ($(HAS_ASAN),yes)
+	@$(MAKE) --no-print-directory $(C_TESTS:%=$(OUT)/asan_%)
+	@set -e; for test in $(C_TESTS); do echo "== $$test (sanitizers)"; \
+	    $(OUT)/asan_$$test $(SHORT_$$test); done
+else
+	@echo "the compiler has no sanitizers: the C tests are not run under them"
+endif
+
+.PHONY: test-c-valgrind
+test-c-valgrind: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests under valgrind
+	@set -e; if ! command -v valgrind >/dev/null; then echo "valgrind is not installed: the C tests are not run under it"; \
+	else for test in $(C_TESTS); do echo "== $$test (valgrind)"; \
+	    valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+	        --suppressions=tests/c/valgrind.supp $(OUT)/test_$$test $$($(SHORT)); done; fi
+# How much of the long tests to run under valgrind, which is some thirty times slower.
+SHORT = case $$test in stress) echo 2000;; cycles) echo 20;; esac
+
+# ---- checks of style ------------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: release ## formatting, clippy, exported symbols, documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+	@nm -D --defined-only target/release/libblaze.so | awk '{print $$3}' | sort | diff tests/abi/symbols.txt - \
+	    || { echo "the exported symbols differ from tests/abi/symbols.txt"; exit 1; }
+
+.PHONY: symbols
+symbols: release ## write tests/abi/symbols.txt anew
+	nm -D --defined-only target/release/libblaze.so | awk '{print $$3}' | sort > tests/abi/symbols.txt
+
+# ---- the rest ---------------------------------------------------------------------------------------------------------
+
+.PHONY: models
+models: ## make the committed models anew
+	PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes --target target/python \
+	    -r tools/requirements-models.txt
+	$(PYTHON) tools/make_models.py all
+
+.PHONY: clean
+clean: ## remove everything built, but not what was fetched
+	$(CARGO) clean --release
+	$(CARGO) clean --profile dev
+	rm -rf $(OUT)
