@@ -154,3 +154,14 @@ clean: ## remove everything built, but not what was fetched
 	$(CARGO) clean --release
 	$(CARGO) clean --profile dev
 	rm -rf $(OUT)
+
+# ---- slow suites ------------------------------------------------------------------------------------------------------
+
+.PHONY: miri
+miri: ## the FFI tests under Miri (needs `rustup component add miri` on a nightly toolchain)
+	MIRIFLAGS="-Zmiri-disable-isolation" $(CARGO) +nightly miri test --locked --test ffi
+
+.PHONY: asan
+asan: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1 \
+	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests

@@ -358,6 +358,8 @@ impl RequestTable {
 
     /// Takes no more requests in.
     pub fn close(&self) {
+        // Under the lock in which chunks are made, so that `resolve_all` sees every chunk with a request.
+        let _free = lock(&self.free);
         self.closed.store(true, Ordering::SeqCst);
     }
 
@@ -399,6 +401,9 @@ impl RequestTable {
 
     fn allocate(&self) -> Result<u32> {
         let mut free = lock(&self.free);
+        if self.is_closed() {
+            return Err(Error::shut_down());
+        }
         if let Some(index) = free.used.pop() {
             return Ok(index);
         }
@@ -411,11 +416,13 @@ impl RequestTable {
                 ),
             ));
         }
+        let index = free.fresh;
         free.fresh += 1;
-        Ok(free.fresh - 1)
+        self.slot(index); // makes the chunk
+        Ok(index)
     }
 
-    /// Only for indices that `allocate` has given out.
+    /// The slot with this index; makes its chunk if it is the first of it.
     fn slot(&self, index: u32) -> &Mutex<Slot> {
         let chunk = self.chunks[index as usize / CHUNK].get_or_init(|| {
             let empty = || Slot {
