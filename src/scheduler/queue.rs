@@ -130,9 +130,11 @@ impl<T> Queue<T> {
     pub fn finished(&self) {
         let mut inner = lock(&self.inner);
         inner.running = inner.running.saturating_sub(1);
-        let (waiting, idle) = (inner.items > 0, inner.items == 0 && inner.running == 0);
+        let (waiting, idle, closed) = (inner.items > 0, inner.items == 0 && inner.running == 0, inner.closed);
         drop(inner);
-        if waiting {
+        if closed {
+            self.changed.notify_all(); // every lane is to see that it is over
+        } else if waiting {
             self.changed.notify_one();
         }
         if idle {
@@ -283,6 +285,29 @@ mod tests {
         assert!(queue.try_enter());
         queue.finished();
         assert!(queue.is_drained());
+    }
+
+    #[test]
+    fn every_lane_of_a_closed_queue_ends() {
+        let queue = Arc::new(Queue::new(limits(1), 2));
+        assert!(queue.try_enter() && queue.try_enter());
+        queue.push(item(1, 1, None, 1)).unwrap();
+        let lane = |queue: &Arc<Queue<u32>>| {
+            let queue = Arc::clone(queue);
+            std::thread::spawn(move || {
+                while queue.next().is_some() {
+                    queue.finished();
+                }
+            })
+        };
+        let lanes = [lane(&queue), lane(&queue)];
+        queue.close();
+        queue.finished();
+        while !queue.is_empty() {
+            std::thread::yield_now();
+        }
+        queue.finished();
+        lanes.into_iter().for_each(|lane| lane.join().unwrap());
     }
 
     #[test]

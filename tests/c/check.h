@@ -84,6 +84,13 @@ struct test {
 };
 #define TEST(name) {#name, name}
 
+/* On its own, so that the longjmp finds no variables to forget. */
+static inline int run_test(const struct test *test) {
+    unsigned before = atomic_load(&check_failures);
+    if (setjmp(check_abandon) == 0) test->run();
+    return atomic_load(&check_failures) == before;
+}
+
 static inline int run_tests(const struct test *tests, size_t count, int argc, char **argv) {
     unsigned passed = 0, failed = 0;
     for (size_t i = 0; i < count; i++) {
@@ -92,9 +99,7 @@ static inline int run_tests(const struct test *tests, size_t count, int argc, ch
         if (!wanted) continue;
         printf("%s\n", tests[i].name);
         fflush(stdout);
-        unsigned before = atomic_load(&check_failures);
-        if (setjmp(check_abandon) == 0) tests[i].run();
-        if (atomic_load(&check_failures) == before) passed++;
+        if (run_test(&tests[i])) passed++;
         else failed++;
     }
     printf("%u passed, %u failed\n", passed, failed);
