@@ -302,7 +302,11 @@ impl Core {
         let (level, deadline_ns) = (description.level, description.deadline_ns);
         let model = self.models.get(description.model)?;
         let admitted = admit(description, &model, &self.budget, completion, now)?;
-        let key = if model.joins_rows() { join::key(&admitted.request.inputs) } else { None };
+        let key = if model.joins_rows() {
+            join::key(&admitted.request.inputs, &model.signature().inputs)
+        } else {
+            None
+        };
         let events = admitted.request.events();
         completion.reserve(events)?;
         let ticket = self.requests.insert(admitted.request).inspect_err(|_| completion.unreserve(events))?;

@@ -2,21 +2,22 @@
 
 use super::queue::JoinKey;
 use crate::error::Result;
-use crate::tensor::{Buffer, Data, Shape, Tensor};
+use crate::tensor::{Buffer, Data, Shape, Tensor, TensorSpec};
 
 /// One request's inputs, in the order of the model's signature.
 pub type Inputs = Vec<Option<Tensor>>;
 
 /// What requests must have in common to be joined; `None` if this one cannot be.
-pub fn key(inputs: &[Option<Tensor>]) -> Option<JoinKey> {
+pub fn key(inputs: &[Option<Tensor>], specs: &[TensorSpec]) -> Option<JoinKey> {
     let mut key = JoinKey::new();
-    for tensor in inputs {
-        // An optional input that is given may belong to the whole batch rather than to its rows.
-        let tensor = tensor.as_ref()?;
-        if matches!(tensor.data, Data::Strings(_)) {
-            return None;
+    for (tensor, spec) in inputs.iter().zip(specs) {
+        match tensor {
+            // Of an optional input that is given nobody knows whether it belongs to the rows or to the batch.
+            Some(_) if spec.optional => return None,
+            Some(tensor) if matches!(tensor.data, Data::Strings(_)) => return None,
+            Some(tensor) => key.extend_from_slice(tensor.shape.get(1..)?),
+            None => {}
         }
-        key.extend_from_slice(tensor.shape.get(1..)?);
         key.push(-1); // so that [2],[3] and [2,3],[] differ
     }
     Some(key)
@@ -66,11 +67,17 @@ mod tests {
 
     #[test]
     fn keys_tell_shapes_apart() {
-        let key = |shapes: &[&[i64]]| key(&shapes.iter().map(|shape| tensor(shape, &[])).collect::<Vec<_>>());
+        let spec = |optional| TensorSpec { optional, ..TensorSpec::new("x", DType::U8, vec![]).unwrap() };
+        let key = |shapes: &[&[i64]]| {
+            let inputs: Vec<_> = shapes.iter().map(|shape| tensor(shape, &[])).collect();
+            super::key(&inputs, &[spec(false), spec(false)])
+        };
         assert_eq!(key(&[&[1, 2], &[1]]), key(&[&[5, 2], &[5]]));
         assert_ne!(key(&[&[1, 2], &[1]]), key(&[&[1], &[1, 2]]));
         assert_ne!(key(&[&[1, 2]]), key(&[&[1, 3]]));
-        assert_eq!(super::key(&[None]), None);
         assert_eq!(key(&[&[]]), None);
+        let optional = [spec(false), spec(true)];
+        assert!(super::key(&[tensor(&[1], &[]), None], &optional).is_some());
+        assert_eq!(super::key(&[tensor(&[1], &[]), tensor(&[1], &[])], &optional), None);
     }
 }
