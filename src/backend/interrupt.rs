@@ -2,20 +2,17 @@
 
 use crate::clock;
 use crate::sync::{Condvar, Mutex, lock, wait_until};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 type Hook = Box<dyn Fn() + Send>;
 
 /// Raised at most once, from any thread; whoever works looks at it, waits on it, or hangs a hook on it.
 #[derive(Default)]
 pub struct Interrupt {
-    state: Mutex<State>,
-    raised: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    raised: bool,
-    hook: Option<Hook>,
+    /// Changed under the lock, read without: a hook may run while somebody who holds other locks looks.
+    raised: AtomicBool,
+    hook: Mutex<Option<Hook>>,
+    woken: Condvar,
 }
 
 impl Interrupt {
@@ -25,37 +22,37 @@ impl Interrupt {
 
     /// Says that the work is no longer wanted, and calls the hook if there is one.
     pub fn raise(&self) {
-        let mut state = lock(&self.state);
-        if !std::mem::replace(&mut state.raised, true) {
-            if let Some(hook) = &state.hook {
+        let hook = lock(&self.hook);
+        if !self.raised.swap(true, Ordering::SeqCst) {
+            if let Some(hook) = &*hook {
                 hook();
             }
-            self.raised.notify_all();
+            self.woken.notify_all();
         }
     }
 
     pub fn is_raised(&self) -> bool {
-        lock(&self.state).raised
+        self.raised.load(Ordering::SeqCst)
     }
 
     /// Calls `hook` when the interrupt is raised while the guard lives; at once, if it is raised already.
     pub fn hook(&self, hook: Hook) -> HookGuard<'_> {
-        let mut state = lock(&self.state);
-        if state.raised {
+        let mut place = lock(&self.hook);
+        if self.is_raised() {
             hook();
         }
-        state.hook = Some(hook);
+        *place = Some(hook);
         HookGuard { interrupt: self }
     }
 
     /// Sleeps for `ns`, or until raised; says whether it was.
     pub fn sleep(&self, ns: u64) -> bool {
         let until = clock::now_ns().saturating_add(ns);
-        let mut state = lock(&self.state);
-        while !state.raised && clock::now_ns() < until {
-            state = wait_until(&self.raised, state, until);
+        let mut guard = lock(&self.hook);
+        while !self.is_raised() && clock::now_ns() < until {
+            guard = wait_until(&self.woken, guard, until);
         }
-        state.raised
+        self.is_raised()
     }
 }
 
@@ -66,7 +63,7 @@ pub struct HookGuard<'a> {
 
 impl Drop for HookGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.interrupt.state).hook = None;
+        *lock(&self.interrupt.hook) = None;
     }
 }
 

@@ -45,19 +45,26 @@ fn claim_and_run(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
             Some(Claimed { ticket: item.work, rows: item.rows, inputs })
         })
         .collect();
-    let _pass = core.gate.enter();
     run.leave();
-    if run.interrupt.is_raised() {
-        // Nobody is left who wants it; but lent buffers must be given back.
-        let now = now_ns();
-        let given_up = || Err(Error::new(Status::Cancelled, "nobody wants the result"));
-        let results = claimed.into_iter().map(|request| (request.ticket, given_up())).collect();
-        return finish(core, results, now, now, 0);
+    match core.gate.enter(&run.interrupt) {
+        Some(_pass) => run_claimed(core, model, claimed, &run),
+        None => give_up(core, claimed),
     }
-    run_claimed(core, model, claimed, &run);
+}
+
+/// Ends requests that nobody wants any more. Their buffers must be given back all the same.
+fn give_up(core: &Core, claimed: Vec<Claimed>) {
+    let tickets: Vec<Ticket> = claimed.iter().map(|request| request.ticket).collect();
+    drop(claimed);
+    let given_up = || Err(Error::new(Status::Cancelled, "nobody wants the result"));
+    let now = now_ns();
+    finish(core, tickets.into_iter().map(|ticket| (ticket, given_up())).collect(), now, now, 0);
 }
 
 fn run_claimed(core: &Core, model: &LoadedModel, claimed: Vec<Claimed>, run: &Run) {
+    if run.interrupt.is_raised() {
+        return give_up(core, claimed);
+    }
     let requests: Vec<(Ticket, usize)> =
         claimed.iter().map(|request| (request.ticket, request.rows)).collect();
     let rows: usize = requests.iter().map(|(_, rows)| rows).sum();
@@ -78,10 +85,13 @@ fn run_claimed(core: &Core, model: &LoadedModel, claimed: Vec<Claimed>, run: &Ru
 
     match (result, inputs) {
         (Err(error), Some(inputs)) if error.status == Status::BackendFailed && !run.interrupt.is_raised() => {
-            let alone = requests.into_iter().zip(inputs);
-            alone.for_each(|((ticket, rows), inputs)| {
-                run_claimed(core, model, vec![Claimed { ticket, rows, inputs }], run);
-            });
+            for ((ticket, rows), inputs) in requests.into_iter().zip(inputs) {
+                let alone = Arc::new(Run::new()); // so that each can be given up without the others
+                core.requests.move_to(ticket, &alone);
+                alone.leave();
+                let claimed = vec![Claimed { ticket, rows, inputs }];
+                run_claimed(core, model, claimed, &alone);
+            }
         }
         (result, inputs) => {
             drop(inputs); // before any event says that borrowed buffers are free

@@ -33,7 +33,7 @@ pub struct Core {
     pub budget: Arc<Budget>,
     pub requests: Arc<RequestTable>,
     pub models: Models,
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     deadlines: Deadlines<Ticket>,
     jobs: Jobs,
     /// The thread that expires requests; started with the first deadline.

@@ -209,6 +209,16 @@ impl RequestTable {
         }
     }
 
+    /// For a lane: moves a claimed request to another run. False if it is resolved already.
+    pub fn move_to(&self, ticket: Ticket, run: &Arc<Run>) -> bool {
+        let Some(mut slot) = self.find(ticket).filter(|slot| slot.state == State::Running) else {
+            return false;
+        };
+        run.wanted.fetch_add(1, Ordering::AcqRel);
+        slot.run = Some(Arc::clone(run));
+        true
+    }
+
     /// For a lane: ends a claimed request. Returns the event to publish, if the request wants one; the caller
     /// publishes it and then calls `settle` if `is_terminal`.
     pub fn complete(
