@@ -163,5 +163,5 @@ miri: ## the FFI tests under Miri (needs `rustup component add miri` on a nightl
 
 .PHONY: asan
 asan: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1 \
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
 	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests

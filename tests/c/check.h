@@ -234,9 +234,10 @@ static inline void no_event(blaze_queue *queue) {
 /* Takes the next event, holds it against what is expected, and releases it. */
 #define EXPECT_EVENT(queue, ticket_, status_)           \
     do {                                                \
+        blaze_ticket check_ticket = (ticket_);          \
         blaze_event check_event = next_event(queue);    \
         CHECK_INT(check_event.kind, BLAZE_EVENT_DONE);  \
-        CHECK_INT(check_event.ticket, ticket_);         \
+        CHECK_INT(check_event.ticket, check_ticket);    \
         CHECK_STATUS(check_event.status, status_);      \
         blaze_event_release(&check_event);              \
     } while (0)
