@@ -206,6 +206,7 @@ impl Engine {
             .admit(description, &completion, timeout_at)
             .inspect_err(|error| core.metrics.rejections.count(error.status))?;
         if model.queue.try_enter() {
+            core.count_accepted(&model);
             execute(core, &model, vec![item]);
             model.queue.finished();
         } else {
@@ -314,8 +315,6 @@ impl Core {
             self.deadlines.add(deadline_ns, ticket, |ticket| self.requests.is_live(ticket));
             self.start_keeper();
         }
-        self.metrics.traffic.accepted.add(1);
-        model.traffic().accepted.add(1);
         let item = Item { work: ticket, rows: admitted.rows, key, level, enqueued_ns: now };
         Ok((ticket, model, item))
     }
@@ -328,7 +327,13 @@ impl Core {
                 format!("model {:?} is being unloaded", model.full_name()),
             ));
         }
+        self.count_accepted(model);
         Ok(ticket)
+    }
+
+    fn count_accepted(&self, model: &LoadedModel) {
+        self.metrics.traffic.accepted.add(1);
+        model.traffic().accepted.add(1);
     }
 
     fn start_keeper(self: &Arc<Self>) {
