@@ -386,7 +386,8 @@ impl Core {
     fn unload(self: &Arc<Self>, model: &Arc<LoadedModel>) {
         if self.config.threads == Some(0) {
             model.queue.close();
-            while let Some(batch) = model.queue.try_next() {
+            // This thread is the lane now; `next` also waits for a batch that another thread is pumping.
+            while let Some(batch) = model.queue.next() {
                 execute(self, model, batch);
                 model.queue.finished();
             }

@@ -286,4 +286,33 @@ static inline void still_works(struct rig *rig) {
     blaze_event_release(&event);
 }
 
+/* Being refused ------------------------------------------------------------------------------------------------ */
+
+/* A request that is wrong in one place: `change` breaks a good one. */
+struct wrong {
+    blaze_status status;
+    const char *text;
+    void (*change)(struct call *);
+};
+
+static inline void expect_refused(struct rig *rig, const struct wrong *cases, size_t count, uint32_t flags) {
+    for (size_t i = 0; i < count; i++) {
+        struct call call;
+        blaze_ticket ticket = 0;
+        blaze_error error = {0, ""};
+        blaze_event event = BLAZE_EVENT_INIT;
+        simple_call(&call, rig->model)->flags = flags;
+        cases[i].change(&call);
+        for (int way = 0; way < 2; way++) {
+            error.message[0] = 0;
+            blaze_status status = way ? blaze_infer(rig->engine, &call.request, PATIENCE, &event, &error)
+                                      : blaze_submit(rig->engine, &call.request, rig->queue, &ticket, &error);
+            if (status != cases[i].status || error.status != status || !strstr(error.message, cases[i].text))
+                FAIL("case %zu (%s): %s: \"%s\", not %s with \"%s\"", i, way ? "infer" : "submit",
+                     blaze_status_name(status), error.message, blaze_status_name(cases[i].status), cases[i].text);
+        }
+        CHECK_INT(ticket, 0);
+    }
+}
+
 #endif
