@@ -201,7 +201,8 @@ blaze_status blaze_engine_create(const char *config_json,
 /// @param engine    The engine.
 /// @param drain_ns  The time given to accepted work, in nanoseconds; 0: none.
 ///
-/// Blocks for at most about `drain_ns`. Threads: any.
+/// Blocks for at most about `drain_ns`; on an engine made with "threads": 0 it works on the calling thread meanwhile, and
+/// a run that it has begun ends first. Threads: any.
 /// Returns OK; NULL_POINTER.
 blaze_status blaze_engine_shutdown(blaze_engine *engine,
                                    uint64_t drain_ns);
@@ -585,7 +586,8 @@ blaze_status blaze_submit(blaze_engine *engine,
 /// @param engine      The engine.
 /// @param request     The work, as for blaze_submit.
 /// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever. With borrowed inputs the call
-///                    returns only when the backend has let go of them, which may be later.
+///                    returns only when the backend has let go of them, which may be later; and so it does on an
+///                    engine made with "threads": 0, where nobody can interrupt a run on the calling thread.
 /// @param out         Receives the terminal event, on success only; set its struct_size (BLAZE_EVENT_INIT). Release it.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///

@@ -170,6 +170,15 @@ fn check_input(input: &InputTensor<'_>, spec: &TensorSpec) -> Result<()> {
             format!("dtype {} given, the model wants {}", input.dtype.name(), spec.dtype.name()),
         ));
     }
+    if matches!(input.data, InputData::Strings(_)) != (spec.dtype == DType::String) {
+        return Err(Error::new(
+            Status::InvalidDtype,
+            format!(
+                "the data is not of the kind that {} has: strings are given as strings",
+                spec.dtype.name()
+            ),
+        ));
+    }
     spec.check_shape(input.shape)?;
     let size_error = |given: usize, want: usize, what: &str| {
         let text = format!(

@@ -357,7 +357,7 @@ impl Core {
     }
 
     /// Resolves what is overdue.
-    fn expire(&self) {
+    pub fn expire(&self) {
         for ticket in self.deadlines.take_due(now_ns()) {
             self.requests.resolve_early(ticket, Status::Expired);
         }

@@ -338,10 +338,8 @@ fn source<'a>(
 fn prepare(config: &ModelConfig, model: &dyn backend::Model, core: &Core, interrupt: &Interrupt) -> Verdict {
     let verdict = if config.batching.max_rows == 1 {
         Verdict::Alone("batching.max_rows is 1".into())
-    } else if !model.signature().may_batch() {
-        Verdict::Alone(
-            "not every input and output has a symbolic first axis and elements of whole bytes".into(),
-        )
+    } else if let Some(obstacle) = model.signature().batching_obstacle() {
+        Verdict::Alone(obstacle)
     } else if model.rows_are_independent() {
         Verdict::Independent
     } else {

@@ -41,7 +41,8 @@ pub unsafe extern "C" fn blaze_engine_create(
 /// @param engine    The engine.
 /// @param drain_ns  The time given to accepted work, in nanoseconds; 0: none.
 ///
-/// Blocks for at most about `drain_ns`. Threads: any.
+/// Blocks for at most about `drain_ns`; on an engine made with "threads": 0 it works on the calling thread meanwhile, and
+/// a run that it has begun ends first. Threads: any.
 /// Returns OK; NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_engine_shutdown(engine: *mut blaze_engine, drain_ns: u64) -> blaze_status {

@@ -97,7 +97,8 @@ pub unsafe extern "C" fn blaze_submit(
 /// @param engine      The engine.
 /// @param request     The work, as for blaze_submit.
 /// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever. With borrowed inputs the call
-///                    returns only when the backend has let go of them, which may be later.
+///                    returns only when the backend has let go of them, which may be later; and so it does on an
+///                    engine made with "threads": 0, where nobody can interrupt a run on the calling thread.
 /// @param out         Receives the terminal event, on success only; set its struct_size (BLAZE_EVENT_INIT). Release it.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///

@@ -103,15 +103,25 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Whether requests could be joined along the first axis, by the declared shapes alone.
-    pub fn may_batch(&self) -> bool {
-        let joinable =
-            |spec: &TensorSpec| spec.first_axis_is_symbolic() && spec.dtype.whole_bytes().is_some();
+    /// Why requests cannot be joined along the first axis, by the declared shapes alone; `None` if they may be.
+    pub fn batching_obstacle(&self) -> Option<String> {
+        let obstacle = |kind: &str, spec: &TensorSpec| {
+            let what = match spec.dtype {
+                _ if spec.dims.is_empty() => "is a scalar",
+                _ if !spec.first_axis_is_symbolic() => "has a first axis of fixed size",
+                DType::String => "has strings",
+                dtype if dtype.whole_bytes().is_none() => "has elements smaller than a byte",
+                _ => return None,
+            };
+            Some(format!("{kind} {:?} {what}", spec.name))
+        };
         let mut required = self.inputs.iter().filter(|spec| !spec.optional).peekable();
-        required.peek().is_some()
-            && required.all(joinable)
-            && !self.outputs.is_empty()
-            && self.outputs.iter().all(joinable)
+        if required.peek().is_none() {
+            return Some("the model has no inputs".into());
+        }
+        required
+            .find_map(|spec| obstacle("input", spec))
+            .or_else(|| self.outputs.iter().find_map(|spec| obstacle("output", spec)))
     }
 }
 
@@ -207,9 +217,15 @@ mod tests {
             inputs: inputs.iter().copied().cloned().collect(),
             outputs: outputs.iter().copied().cloned().collect(),
         };
-        assert!(signature(&[&symbolic], &[&symbolic]).may_batch());
-        assert!(!signature(&[&symbolic], &[&fixed]).may_batch());
-        assert!(!signature(&[&symbolic, &fixed], &[&symbolic]).may_batch());
-        assert!(!signature(&[], &[&symbolic]).may_batch());
+        let obstacle =
+            |inputs: &[&TensorSpec], outputs: &[&TensorSpec]| signature(inputs, outputs).batching_obstacle();
+        assert_eq!(obstacle(&[&symbolic], &[&symbolic]), None);
+        assert_eq!(obstacle(&[&symbolic], &[&fixed]).unwrap(), "output \"x\" has a first axis of fixed size");
+        assert_eq!(
+            obstacle(&[&symbolic, &fixed], &[&symbolic]).unwrap(),
+            "input \"x\" has a first axis of fixed size"
+        );
+        assert_eq!(obstacle(&[], &[&symbolic]).unwrap(), "the model has no inputs");
+        assert_eq!(obstacle(&[&spec(vec![])], &[&symbolic]).unwrap(), "input \"x\" is a scalar");
     }
 }

@@ -116,6 +116,10 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
     if path.is_absolute() && !path.exists() {
         return Err(format!("{}: no such file", path.display()));
     }
+    // Since version 1.29 ONNX Runtime's own builds start a thread that sends usage data to Microsoft, and write a
+    // device identifier to the user's cache directory, when the environment is made: too early for the call below
+    // that turns telemetry off. This is the only switch that acts in time.
+    platform::set_default("ORT_DISABLE_TELEMETRY", "1");
     let builder = ort::init_from(path).map_err(|e| e.to_string())?;
     let environment = builder
         .with_name("blaze")

@@ -66,7 +66,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
                 return Err(Error::new(Status::Cancelled, "loading was interrupted"));
             }
             // The CPU's provider is always there: if it fails, the trouble is the model's.
-            Err(error) if provider.is_cpu() => return Err(model_error(&error)),
+            Err(error) if provider.is_cpu() => return Err(model_error(&error, &request.source)),
             Err(error) => {
                 let reason = error.message().to_owned();
                 request
@@ -193,7 +193,7 @@ fn assigned_providers(session: &Session) -> Option<Vec<String>> {
 }
 
 /// What a failed load says about the model.
-fn model_error(error: &ort::Error) -> Error {
+fn model_error(error: &ort::Error, source: &Source<'_>) -> Error {
     use ort::ErrorCode as Code;
     let status = match error.code() {
         Code::NoSuchFile => Status::ModelNotFound,
@@ -204,7 +204,13 @@ fn model_error(error: &ort::Error) -> Error {
         _ if error.message().contains("bad_alloc") => Status::OutOfMemory,
         _ => Status::ModelInvalid,
     };
-    Error::new(status, format!("ONNX Runtime: {}", error.message()))
+    let hint = match source {
+        Source::Memory(_) if error.message().contains("External data") => {
+            " (a model with external weights must be loaded from its path)"
+        }
+        _ => "",
+    };
+    Error::new(status, format!("ONNX Runtime: {}{hint}", error.message()))
 }
 
 fn finish(session: Session, provider: ProviderReport, memory_bytes: u64) -> Result<Arc<dyn Model>> {
