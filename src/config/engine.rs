@@ -1,6 +1,6 @@
 //! The configuration of an engine.
 
-use super::{ModelConfig, parse, require};
+use super::{ModelConfig, object, objects, parse, require};
 use crate::error::Result;
 use crate::log::{LevelFilter, Target};
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,18 @@ pub struct EngineConfig {
     /// Null: every lane has a thread of its own. 0: no threads; the host's own thread works in `blaze_pump`.
     /// N: every lane has its thread, and at most N batches are computed at once.
     pub threads: Option<u32>,
+    #[serde(deserialize_with = "object")]
     pub onnxruntime: OnnxRuntimeConfig,
+    #[serde(deserialize_with = "object")]
     pub queue: QueueConfig,
+    #[serde(deserialize_with = "object")]
     pub memory: MemoryConfig,
+    #[serde(deserialize_with = "object")]
     pub log: LogConfig,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
     /// Models that are loaded before `blaze_engine_create` returns.
+    #[serde(deserialize_with = "objects")]
     pub models: Vec<ModelConfig>,
 }
 
@@ -138,5 +143,8 @@ mod tests {
         assert!(message(batching).starts_with("models[0].batching.max_rows: "), "{}", message(batching));
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
+        assert!(message("[]").contains("expected an object"));
+        assert!(message(r#"{"queue": [8]}"#).starts_with("queue: "));
+        assert!(message(r#"{"models": [["m", 1]]}"#).starts_with("models[0]: "));
     }
 }

@@ -9,7 +9,11 @@ pub use model::{
 };
 
 use crate::error::{Error, Result, Status};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::marker::PhantomData;
 
 /// The longest JSON text that is read, in bytes.
 pub const MAX_JSON_BYTES: usize = 16 << 20;
@@ -20,7 +24,7 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
         return Err(invalid(format!("the text has {} bytes, more than {MAX_JSON_BYTES}", json.len())));
     }
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
+    let value: Object<T> = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
         let path = e.path().to_string();
         match path.as_str() {
             "." => invalid(e.inner().to_string()),
@@ -28,7 +32,46 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
         }
     })?;
     deserializer.end().map_err(|e| invalid(e.to_string()))?;
-    Ok(value)
+    Ok(value.0)
+}
+
+/// A struct that is written as a JSON object. (On its own serde also takes an array of the fields' values.)
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+/// For fields: a struct that must be an object.
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|object| object.0)
+}
+
+/// For fields: a struct that must be an object, or null.
+fn optional_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Option::<Object<T>>::deserialize(deserializer).map(|object| object.map(|object| object.0))
+}
+
+/// For fields: structs that must be objects.
+fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Vec::<Object<T>>::deserialize(deserializer)
+        .map(|objects| objects.into_iter().map(|object| object.0).collect())
 }
 
 fn invalid(message: impl Into<String>) -> Error {

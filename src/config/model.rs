@@ -1,6 +1,6 @@
 //! The configuration of a model.
 
-use super::{parse, require};
+use super::{object, objects, optional_object, parse, require};
 use crate::error::Result;
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct ModelConfig {
     /// Execution providers, in the order in which they are tried.
     #[serde(default = "cpu")]
     pub providers: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub batching: BatchingConfig,
     /// Run the model once at load, so that the first request does not pay for it.
     #[serde(default = "yes")]
@@ -33,7 +33,7 @@ pub struct ModelConfig {
     #[serde(default)]
     pub pinned: bool,
     /// What the `mock` backend does.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub mock: Option<MockConfig>,
 }
 
@@ -61,8 +61,10 @@ impl Default for BatchingConfig {
 #[derive(Default)]
 pub struct MockConfig {
     /// Default: one input `x`, f32, `["batch", 4]`.
+    #[serde(deserialize_with = "objects")]
     pub inputs: Vec<MockTensor>,
     /// Default: one output `y`, like the first input.
+    #[serde(deserialize_with = "objects")]
     pub outputs: Vec<MockTensor>,
     pub compute: MockCompute,
     /// How long every run takes, in microseconds.
@@ -71,6 +73,7 @@ pub struct MockConfig {
     pub load_latency_us: u64,
     /// The bytes that the model says it takes.
     pub memory_bytes: u64,
+    #[serde(deserialize_with = "objects")]
     pub faults: Vec<FaultConfig>,
 }
 

@@ -82,12 +82,9 @@ impl CompletionQueue {
         }
     }
 
-    /// Takes up to `limit` events without waiting.
-    pub fn poll(&self, limit: usize, take: impl FnMut(Event)) -> usize {
-        match self.enter() {
-            Some(_consumer) => self.deliver(lock(&self.inner), limit, take),
-            None => 0,
-        }
+    /// Becomes the consumer; `None` if there is one already.
+    pub fn enter(&self) -> Option<Consumer<'_>> {
+        (!self.consuming.swap(true, Ordering::Acquire)).then(|| Consumer { queue: self })
     }
 
     /// Says that no request will be added, so that nobody waits for what cannot come.
@@ -99,22 +96,6 @@ impl CompletionQueue {
     /// Whether nothing is there and nothing will come.
     pub fn is_over(&self) -> bool {
         lock(&self.inner).closed && self.outstanding() == 0
-    }
-
-    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`, or until the queue is
-    /// closed and nothing is outstanding.
-    pub fn wait(&self, limit: usize, until_ns: u64, take: impl FnMut(Event)) -> usize {
-        let Some(_consumer) = self.enter() else { return 0 };
-        let mut inner = lock(&self.inner);
-        while inner.events.is_empty()
-            && !(inner.closed && self.outstanding() == 0)
-            && (until_ns == u64::MAX || now_ns() < until_ns)
-        {
-            inner.sleeping += 1;
-            inner = wait_until(&self.arrived, inner, until_ns);
-            inner.sleeping -= 1;
-        }
-        self.deliver(inner, limit, take)
     }
 
     /// A descriptor that is readable while events wait.
@@ -130,6 +111,33 @@ impl CompletionQueue {
         }
         Ok(ready.number())
     }
+}
+
+/// The right to take events, which one at a time has.
+pub struct Consumer<'a> {
+    queue: &'a CompletionQueue,
+}
+
+impl Consumer<'_> {
+    /// Takes up to `limit` events without waiting.
+    pub fn poll(&self, limit: usize, take: impl FnMut(Event)) -> usize {
+        self.deliver(lock(&self.queue.inner), limit, take)
+    }
+
+    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`, or until the queue is
+    /// closed and nothing is outstanding.
+    pub fn wait(&self, limit: usize, until_ns: u64, take: impl FnMut(Event)) -> usize {
+        let mut inner = lock(&self.queue.inner);
+        while inner.events.is_empty()
+            && !(inner.closed && self.queue.outstanding() == 0)
+            && (until_ns == u64::MAX || now_ns() < until_ns)
+        {
+            inner.sleeping += 1;
+            inner = wait_until(&self.queue.arrived, inner, until_ns);
+            inner.sleeping -= 1;
+        }
+        self.deliver(inner, limit, take)
+    }
 
     fn deliver(&self, mut inner: MutexGuard<'_, Inner>, limit: usize, take: impl FnMut(Event)) -> usize {
         let count = limit.min(inner.events.len());
@@ -141,17 +149,9 @@ impl CompletionQueue {
         }
         drop(inner);
         events.into_iter().for_each(take);
-        self.unreserve(count as u32);
+        self.queue.unreserve(count as u32);
         count
     }
-
-    fn enter(&self) -> Option<Consumer<'_>> {
-        (!self.consuming.swap(true, Ordering::Acquire)).then(|| Consumer { queue: self })
-    }
-}
-
-struct Consumer<'a> {
-    queue: &'a CompletionQueue,
 }
 
 impl Drop for Consumer<'_> {
@@ -182,7 +182,7 @@ mod tests {
 
     fn taken(queue: &CompletionQueue, limit: usize) -> Vec<u64> {
         let mut taken = Vec::new();
-        queue.poll(limit, |event| taken.push(event.user_data));
+        queue.enter().unwrap().poll(limit, |event| taken.push(event.user_data));
         taken
     }
 
@@ -206,14 +206,14 @@ mod tests {
         let consumer = Arc::clone(&queue);
         let thread = std::thread::spawn(move || {
             let mut taken = Vec::new();
-            consumer.wait(8, u64::MAX, |event| taken.push(event.user_data));
+            consumer.enter().unwrap().wait(8, u64::MAX, |event| taken.push(event.user_data));
             taken
         });
         while lock(&queue.inner).sleeping == 0 {
             std::thread::yield_now();
         }
         for _ in 0..2 {
-            assert_eq!(queue.poll(8, |_| ()), 0); // also the second time
+            assert!(queue.enter().is_none()); // also the second time
             assert!(queue.consuming.load(Ordering::Relaxed));
         }
         queue.publish([event(7)]);
@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn waiting_ends_at_its_time() {
         let queue = CompletionQueue::new(1);
-        assert_eq!(queue.wait(1, now_ns() + 1_000_000, |_| ()), 0);
-        assert_eq!(queue.wait(1, 0, |_| ()), 0);
+        let consumer = queue.enter().unwrap();
+        assert_eq!(consumer.wait(1, now_ns() + 1_000_000, |_| ()), 0);
+        assert_eq!(consumer.wait(1, 0, |_| ()), 0);
     }
 }

@@ -113,9 +113,18 @@ impl Engine {
 
     /// Loads a model in the background; the event on `queue` carries its handle.
     pub fn load_async(&self, config: ModelConfig, queue: &Queue, user_data: u64) -> Result<Ticket> {
-        self.start_job(queue, user_data, None, move |core, run| {
-            models::load(core, config, None, &run.interrupt)
-        })
+        let run = Arc::new(Run::new());
+        let ticket = self.open_job(queue, user_data, None, &run)?;
+        self.start_job(ticket, move |core| {
+            let result = catch(|| models::load(core, config, None, &run.interrupt));
+            let loaded = result.as_ref().ok().copied();
+            if !core.requests.complete_job(ticket, result)
+                && let Some(model) = loaded.and_then(|id| core.models.remove(id).ok())
+            {
+                core.unload(&model); // cancelled in the last moment: nobody knows its handle
+            }
+        });
+        Ok(ticket)
     }
 
     /// The model called `name:version`, or the newest version of `name`.
@@ -130,28 +139,32 @@ impl Engine {
         Ok(())
     }
 
-    /// Unloads a model after the requests that it has, in the background.
+    /// Unloads a model after the requests that it has, in the background. Its handle is stale at once.
     pub fn unload_async(&self, id: ModelId, queue: &Queue) -> Result<Ticket> {
-        self.core.models.get(id)?;
-        // Taken out of the table when the job has its ticket, so that a failure to start leaves it loaded.
-        self.start_job(queue, 0, Some(id), move |core, _| {
-            let model = core.models.remove(id)?;
-            core.unload(&model);
-            Ok(id)
-        })
+        let ticket = self.open_job(queue, 0, Some(id), &Arc::new(Run::new()))?;
+        let model = self.core.models.remove(id).inspect_err(|_| {
+            self.core.requests.withdraw(ticket);
+        })?;
+        self.start_job(ticket, move |core| {
+            let result = catch(|| {
+                core.unload(&model);
+                Ok(id)
+            });
+            core.requests.complete_job(ticket, result);
+        });
+        Ok(ticket)
     }
 
-    /// Starts to load a model, or to unload the one given, in the background and with a ticket of its own.
-    fn start_job(
+    /// A ticket for loading a model, or for unloading the one given. Only a load can be cancelled, through `run`.
+    fn open_job(
         &self,
         queue: &Queue,
         user_data: u64,
         unloads: Option<ModelId>,
-        work: impl FnOnce(&Arc<Core>, &Run) -> Result<ModelId> + Send + 'static,
+        run: &Arc<Run>,
     ) -> Result<Ticket> {
         queue.check_engine(&self.core)?;
         queue.completion.reserve(1)?;
-        let run = Arc::new(Run::new());
         let request = Request {
             model: unloads.unwrap_or(0),
             user_data,
@@ -165,24 +178,24 @@ impl Engine {
             reservation: None,
             cancellable: unloads.is_none(),
         };
-        let ticket = self.core.requests.insert_running(request, Arc::clone(&run)).inspect_err(|_| {
-            queue.completion.unreserve(1);
-        })?;
+        let ticket = self.core.requests.insert_running(request, Arc::clone(run));
+        ticket.inspect_err(|_| queue.completion.unreserve(1))
+    }
+
+    /// Does a job in the background; on this thread, if the system has no thread to give.
+    fn start_job(&self, ticket: Ticket, job: impl FnOnce(&Arc<Core>) + Send + 'static) {
         let weak = Arc::downgrade(&self.core);
-        let job = Box::new(move || {
-            let Some(core) = weak.upgrade() else { return };
-            let result = catch(|| work(&core, &run));
-            let loaded = result.as_ref().ok().copied().filter(|_| unloads.is_none());
-            if !core.requests.complete_job(ticket, result)
-                && let Some(model) = loaded.and_then(|id| core.models.remove(id).ok())
-            {
-                core.unload(&model); // cancelled in the last moment: nobody knows its handle
+        let work = Box::new(move || {
+            if let Some(core) = weak.upgrade() {
+                job(&core);
             }
         });
-        if let Err(error) = self.core.jobs.start("blaze-job", job) {
-            self.core.requests.complete_job(ticket, Err(error));
+        if let Err((error, work)) = self.core.jobs.start("blaze-job", work) {
+            self.core
+                .logger
+                .warn("jobs", format_args!("job {ticket:#x} runs on the caller's thread: {error}"));
+            work();
         }
-        Ok(ticket)
     }
 
     /// Submits a request; its events come to `queue`.
@@ -192,7 +205,12 @@ impl Engine {
             let (ticket, model, item) = core.admit(description, &queue.completion, 0)?;
             core.enqueue(ticket, &model, item)
         });
-        result.inspect_err(|error| core.metrics.rejections.count(error.status))
+        result.inspect_err(|error| self.count_rejection(error))
+    }
+
+    /// Counts a submit that was refused; for callers that refuse it themselves.
+    pub fn count_rejection(&self, error: &Error) {
+        self.core.metrics.rejections.count(error.status);
     }
 
     /// Submits a request and waits for it, at most `timeout_ns`. Runs it on this thread if the model is idle.
@@ -204,7 +222,7 @@ impl Engine {
         let completion = lock(&core.spare_queues).pop().unwrap_or_else(|| Arc::new(CompletionQueue::new(2)));
         let (ticket, model, item) = core
             .admit(description, &completion, timeout_at)
-            .inspect_err(|error| core.metrics.rejections.count(error.status))?;
+            .inspect_err(|error| self.count_rejection(error))?;
         if model.queue.try_enter() {
             core.count_accepted(&model);
             execute(core, &model, vec![item]);
@@ -321,7 +339,8 @@ impl Core {
 
     /// Puts an admitted request into its model's queue.
     fn enqueue(&self, ticket: Ticket, model: &LoadedModel, item: Item<Ticket>) -> Result<Ticket> {
-        if model.queue.push(item).is_err() && self.requests.withdraw(ticket) {
+        let pushed = model.queue.push(item, |ticket| self.requests.is_live(ticket));
+        if pushed.is_err() && self.requests.withdraw(ticket) {
             return Err(Error::new(
                 Status::NotFound,
                 format!("model {:?} is being unloaded", model.full_name()),
@@ -426,11 +445,12 @@ impl Core {
         until_ns: u64,
         take: &mut dyn FnMut(Event),
     ) -> usize {
+        let Some(consumer) = completion.enter() else { return 0 };
         if self.config.threads != Some(0) {
-            return completion.wait(limit, until_ns, take);
+            return consumer.wait(limit, until_ns, take);
         }
         loop {
-            let count = completion.poll(limit, &mut *take);
+            let count = consumer.poll(limit, &mut *take);
             if count > 0 || now_ns() >= until_ns || completion.is_over() {
                 return count;
             }
@@ -438,7 +458,7 @@ impl Core {
                 // Nothing to do here: another thread of the host's may be at work, or a deadline comes.
                 let slice = now_ns().saturating_add(1_000_000);
                 let until = until_ns.min(self.deadlines.next_ns()).min(slice);
-                let count = completion.wait(limit, until, &mut *take);
+                let count = consumer.wait(limit, until, &mut *take);
                 if count > 0 {
                     return count;
                 }
@@ -450,7 +470,7 @@ impl Core {
 impl Queue {
     /// Takes up to `limit` events without waiting.
     pub fn poll(&self, limit: usize, take: impl FnMut(Event)) -> usize {
-        self.completion.poll(limit, take)
+        self.completion.enter().map_or(0, |consumer| consumer.poll(limit, take))
     }
 
     /// Takes up to `limit` events; waits for the first one at most `timeout_ns`. On an engine without threads
@@ -459,7 +479,7 @@ impl Queue {
         let until = now_ns().saturating_add(timeout_ns);
         match self.core.upgrade().filter(|core| core.config.threads == Some(0)) {
             Some(core) => core.wait_events(&self.completion, limit, until, &mut take),
-            None => self.completion.wait(limit, until, take),
+            None => self.completion.enter().map_or(0, |consumer| consumer.wait(limit, until, take)),
         }
     }
 

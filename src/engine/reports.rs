@@ -83,7 +83,7 @@ impl Engine {
                     "state": model.state().name(),
                     "provider": provider.used,
                     "providers_rejected": provider.rejected,
-                    "queue_depth": model.queue.len(),
+                    "queue_depth": model.traffic().queued.get(),
                 })
             })
             .collect();
@@ -166,11 +166,11 @@ impl Core {
         let mut health = HealthSnapshot {
             accepting: !self.requests.is_closed(),
             in_flight: self.requests.in_flight(),
+            queue_depth: self.metrics.traffic.queued.get(),
             memory_bytes: self.budget.used(),
             ..HealthSnapshot::default()
         };
         for (_, model) in self.models.all() {
-            health.queue_depth += model.queue.len() as u64;
             match model.state() {
                 ModelState::Ready => health.models_ready += 1,
                 ModelState::Degraded => health.models_degraded += 1,

@@ -1,6 +1,7 @@
 //! The request table: every ticket's state, and the one place where a request is resolved.
 //!
-//! A slot lives from submit to the release of the terminal event. Its mutex is the whole protocol: whoever
+//! A slot lives from submit to the release of the terminal event; after that its ticket is stale, wherever it still
+//! stands. Its mutex is the whole protocol: whoever
 //! moves the state to `Resolved` under it, lane, canceller, clock or shutdown, produces the terminal event,
 //! and nobody else can. Locks are taken in the order slot, completion queue.
 
@@ -12,7 +13,7 @@ use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
-use crate::metrics::{Metrics, Traffic};
+use crate::metrics::{Gauge, Metrics, Traffic};
 use crate::scheduler::join::Inputs;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait_until};
 use crate::tensor::CallerBuffer;
@@ -83,7 +84,7 @@ enum State {
 struct Slot {
     generation: u32,
     state: State,
-    /// A model's queue or a lane still names this slot.
+    /// A lane works on it. (A queue that names it does not hold it: a stale ticket in there is passed over.)
     lane_holds: bool,
     /// The host has not released the terminal event.
     host_holds: bool,
@@ -104,8 +105,9 @@ pub struct RequestTable {
     first_generation: u32,
     closed: AtomicBool,
     metrics: Arc<Metrics>,
-    /// Tickets accepted since the start, and those whose terminal event is in its queue.
+    /// Tickets accepted since the start; those that are resolved; and those whose terminal event is in its queue.
     accepted: AtomicU64,
+    resolved: AtomicU64,
     settled: AtomicU64,
     all_settled: (Mutex<()>, Condvar),
 }
@@ -126,15 +128,22 @@ impl RequestTable {
             closed: AtomicBool::new(false),
             metrics,
             accepted: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             all_settled: Default::default(),
         })
     }
 
-    /// Accepted tickets without a terminal event.
+    /// Accepted tickets that are not resolved.
     pub fn in_flight(&self) -> u64 {
+        let resolved = self.resolved.load(Ordering::Acquire);
+        self.accepted.load(Ordering::Acquire).saturating_sub(resolved)
+    }
+
+    /// Whether the terminal event of every accepted ticket is in its queue.
+    fn is_settled(&self) -> bool {
         let settled = self.settled.load(Ordering::Acquire);
-        self.accepted.load(Ordering::Acquire).saturating_sub(settled)
+        self.accepted.load(Ordering::Acquire) == settled
     }
 
     /// Takes a request in, as queued. Room in its completion queue must be reserved.
@@ -158,30 +167,36 @@ impl RequestTable {
             return Err(Error::shut_down());
         }
         slot.state = state;
-        slot.lane_holds = true;
+        slot.lane_holds = state == State::Running;
         slot.host_holds = false;
         slot.taken_ns = request.submitted_ns;
         slot.run = run;
+        if state == State::Queued {
+            self.count_queued(&request, Gauge::rise);
+        }
         slot.request = Some(request);
         self.accepted.fetch_add(1, Ordering::AcqRel);
         Ok(handle(index, slot.generation))
     }
 
-    /// Takes a request out again that no queue would have. Returns false if it was resolved meanwhile, so that
-    /// its event is on its way.
+    /// Takes a request out again that no queue would have, or a job that cannot start. Returns false if it was
+    /// resolved meanwhile, so that its event is on its way.
     pub fn withdraw(&self, ticket: Ticket) -> bool {
-        let Some(mut slot) = self.find(ticket) else { return false };
-        let withdrawn = slot.state == State::Queued;
-        slot.lane_holds = false;
-        if withdrawn && let Some(request) = slot.request.take() {
+        let Some(mut slot) = self.find(ticket).filter(|slot| slot.state != State::Resolved) else {
+            return false;
+        };
+        if let Some(request) = slot.request.take() {
+            if slot.state == State::Queued {
+                self.count_queued(&request, Gauge::fall);
+            }
             request.completion.unreserve(request.events());
-            slot.state = State::Resolved;
         }
+        slot.state = State::Resolved;
+        slot.lane_holds = false;
         self.recycle(slot, ticket);
-        if withdrawn {
-            self.settle(1);
-        }
-        withdrawn
+        self.resolved.fetch_add(1, Ordering::AcqRel);
+        self.settle(1);
+        true
     }
 
     /// For a lane: takes a queued request's inputs for `run`. `None` if it is resolved already, or overdue.
@@ -195,14 +210,15 @@ impl RequestTable {
         match (slot.state, &mut slot.request) {
             (State::Queued, Some(request)) => {
                 let inputs = std::mem::take(&mut request.inputs);
+                self.count_queued(request, Gauge::fall);
                 slot.state = State::Running;
+                slot.lane_holds = true;
                 slot.taken_ns = now;
                 slot.run = Some(Arc::clone(run));
                 run.wanted.fetch_add(1, Ordering::AcqRel);
                 Some(inputs)
             }
             _ => {
-                slot.lane_holds = false;
                 self.recycle(slot, ticket);
                 None
             }
@@ -253,7 +269,11 @@ impl RequestTable {
             Ok(outputs) => (Status::Ok, Some(outputs).filter(|outputs| outputs.count() > 0), None),
             Err(error) => (error.status, None, c_text(error.message)),
         };
+        if slot.state == State::Queued {
+            self.count_queued(&request, Gauge::fall);
+        }
         slot.state = State::Resolved;
+        self.resolved.fetch_add(1, Ordering::AcqRel);
         slot.host_holds = outputs.is_some() || text.is_some();
         slot.outputs = outputs;
         slot.text = text;
@@ -327,6 +347,10 @@ impl RequestTable {
             request.completion.unreserve(request.events() - 1);
         }
         self.count(request, status);
+        if !running {
+            self.count_queued(request, Gauge::fall);
+        }
+        self.resolved.fetch_add(1, Ordering::AcqRel);
         request.completion.publish([terminal]);
         if !running {
             slot.request = None;
@@ -344,6 +368,13 @@ impl RequestTable {
         }
     }
 
+    fn count_queued(&self, request: &Request, change: fn(&Gauge)) {
+        if let Some(traffic) = &request.traffic {
+            change(&traffic.queued);
+            change(&self.metrics.traffic.queued);
+        }
+    }
+
     /// Whether a ticket is waiting for its terminal event.
     pub fn is_live(&self, ticket: Ticket) -> bool {
         self.find(ticket).is_some_and(|slot| matches!(slot.state, State::Queued | State::Running))
@@ -352,7 +383,7 @@ impl RequestTable {
     /// Says that `count` terminal events are in their queues.
     pub fn settle(&self, count: u64) {
         self.settled.fetch_add(count, Ordering::AcqRel);
-        if self.in_flight() == 0 {
+        if self.is_settled() {
             let _guard = lock(&self.all_settled.0);
             self.all_settled.1.notify_all();
         }
@@ -361,7 +392,7 @@ impl RequestTable {
     /// Waits until every accepted ticket is resolved, or the clock reads `until_ns`.
     pub fn wait_settled(&self, until_ns: u64) {
         let mut guard = lock(&self.all_settled.0);
-        while self.in_flight() > 0 && now_ns() < until_ns {
+        while !self.is_settled() && now_ns() < until_ns {
             guard = wait_until(&self.all_settled.1, guard, until_ns);
         }
     }

@@ -80,9 +80,9 @@ pub unsafe extern "C" fn blaze_submit(
     unsafe {
         guard(err, || {
             let engine = &reference(engine, "engine")?.engine;
-            let queue = &reference(queue, "queue")?.queue;
-            let request = read_sized(request, "request")?;
-            let ticket = engine.submit(describe(&request)?, queue)?;
+            let parts = reference(queue, "queue").and_then(|queue| Ok((queue, description(request)?)));
+            let (queue, description) = parts.inspect_err(|error| engine.count_rejection(error))?;
+            let ticket = engine.submit(description, &queue.queue)?;
             if let Some(out) = out.as_mut() {
                 *out = ticket;
             }
@@ -116,9 +116,9 @@ pub unsafe extern "C" fn blaze_infer(
     unsafe {
         guard(err, || {
             let engine = &reference(engine, "engine")?.engine;
-            let size = declared_size(out, "out")?;
-            let request = read_sized(request, "request")?;
-            let event = engine.infer(describe(&request)?, timeout_ns)?;
+            let parts = declared_size(out, "out").and_then(|size| Ok((size, description(request)?)));
+            let (size, description) = parts.inspect_err(|error| engine.count_rejection(error))?;
+            let event = engine.infer(description, timeout_ns)?;
             write_event(out, size, event);
             Ok(())
         })
@@ -140,8 +140,10 @@ pub unsafe extern "C" fn blaze_cancel(engine: *mut blaze_engine, ticket: blaze_t
 }
 
 /// # Safety
-/// The pointers in `request` are what the header says, for as long as the description lives.
-unsafe fn describe<'a>(request: &blaze_request) -> Result<RequestDescription<'a>> {
+/// The request and the pointers in it are what the header says, for as long as the description lives.
+unsafe fn description<'a>(request: *const blaze_request) -> Result<RequestDescription<'a>> {
+    // SAFETY: promised by the caller.
+    let request = unsafe { read_sized(request, "request")? };
     let invalid = |message: String| Error::new(Status::InvalidArgument, message);
     if request.flags & !BLAZE_REQUEST_BORROW != 0 {
         return Err(invalid(format!("flags: {:#x} has bits that are unknown", request.flags)));

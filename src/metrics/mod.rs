@@ -23,6 +23,24 @@ impl Counter {
     }
 }
 
+/// A number that rises and falls.
+#[derive(Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn rise(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn fall(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// How accepted requests ended.
 #[derive(Default)]
 pub struct Outcomes {
@@ -100,6 +118,8 @@ impl Rejections {
 /// What is counted once for an engine and once for each of its models.
 #[derive(Default)]
 pub struct Traffic {
+    /// Requests that no lane has taken yet.
+    pub queued: Gauge,
     pub accepted: Counter,
     pub outcomes: Outcomes,
     pub batches: Counter,

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, Status};
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -20,16 +21,33 @@ impl Jobs {
         Jobs { threaded, waiting: Mutex::default(), threads: Mutex::default() }
     }
 
-    /// Starts or queues a job. A job must not panic.
-    pub fn start(&self, name: &str, job: Job) -> Result<()> {
+    /// Starts or queues a job, or gives it back if the system has no thread for it. A job must not panic.
+    pub fn start(&self, name: &str, job: Job) -> Result<(), (Error, Job)> {
         if !self.threaded {
             lock(&self.waiting).push_back(job);
             return Ok(());
         }
         let mut threads = lock(&self.threads);
         threads.retain(|thread| !thread.is_finished());
-        threads.push(spawn(name, job)?);
-        Ok(())
+        // A thread that cannot be started drops its closure, and the job must not be lost with it.
+        let job = Arc::new(Mutex::new(Some(job)));
+        let taken = Arc::clone(&job);
+        let run = move || {
+            let job = lock(&taken).take();
+            if let Some(job) = job {
+                job();
+            }
+        };
+        match spawn(name, run) {
+            Ok(thread) => {
+                threads.push(thread);
+                Ok(())
+            }
+            Err(error) => {
+                let job = lock(&job).take();
+                job.map_or(Ok(()), |job| Err((error, job)))
+            }
+        }
     }
 
     /// Runs the oldest queued job on this thread; false if there is none.

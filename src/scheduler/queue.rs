@@ -40,10 +40,14 @@ struct Inner<T> {
     items: usize,
     running: usize,
     previous_rows: usize,
+    /// The size at which items that nobody wants any more are thrown out.
+    purge_at: usize,
     closed: bool,
 }
 
-impl<T> Queue<T> {
+const PURGE_AT: usize = 1024;
+
+impl<T: Copy> Queue<T> {
     pub fn new(limits: BatchingConfig, lanes: usize) -> Self {
         let inner = Inner {
             levels: Default::default(),
@@ -51,16 +55,21 @@ impl<T> Queue<T> {
             items: 0,
             running: 0,
             previous_rows: 0,
+            purge_at: PURGE_AT,
             closed: false,
         };
         Queue { limits, lanes, inner: Mutex::new(inner), changed: Condvar::new(), drained: Condvar::new() }
     }
 
-    /// Adds an item; gives the work back if the queue is closed.
-    pub fn push(&self, item: Item<T>) -> Result<(), T> {
+    /// Adds an item; gives the work back if the queue is closed. Items that are resolved while they wait are
+    /// thrown out now and then, so that they cannot pile up behind a lane that is stuck; `is_live` tells.
+    pub fn push(&self, item: Item<T>, is_live: impl Fn(T) -> bool) -> Result<(), T> {
         let mut inner = lock(&self.inner);
         if inner.closed {
             return Err(item.work);
+        }
+        if inner.items >= inner.purge_at {
+            inner.purge(is_live);
         }
         inner.rows += item.rows;
         inner.items += 1;
@@ -68,16 +77,6 @@ impl<T> Queue<T> {
         drop(inner);
         self.changed.notify_one();
         Ok(())
-    }
-
-    /// Items that no runner has taken yet.
-    pub fn len(&self) -> usize {
-        lock(&self.inner).items
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// For a lane's thread: waits for a batch; `None` when the queue is closed and empty.
@@ -175,9 +174,16 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> Inner<T> {
+impl<T: Copy> Inner<T> {
     fn oldest_ns(&self) -> u64 {
         self.levels.iter().filter_map(|level| level.front()).map(|item| item.enqueued_ns).min().unwrap_or(0)
+    }
+
+    fn purge(&mut self, is_live: impl Fn(T) -> bool) {
+        self.levels.iter_mut().for_each(|level| level.retain(|item| is_live(item.work)));
+        let left = || self.levels.iter().flatten();
+        (self.items, self.rows) = (left().count(), left().map(|item| item.rows).sum());
+        self.purge_at = PURGE_AT.max(2 * self.items);
     }
 
     /// The most urgent item, and with it every item that may join it, most urgent level first.
@@ -241,7 +247,7 @@ mod tests {
     fn items_of_one_key_are_joined_up_to_the_limit() {
         let queue = Queue::new(limits(4), 9);
         for (work, rows, key) in [(1, 2, 7), (2, 1, 8), (3, 1, 7), (4, 3, 7), (5, 1, 7)] {
-            queue.push(item(work, rows, Some(key), 1)).unwrap();
+            queue.push(item(work, rows, Some(key), 1), |_| true).unwrap();
         }
         assert_eq!(works(queue.try_next().unwrap()), [1, 3, 5]);
         assert_eq!(works(queue.try_next().unwrap()), [2]);
@@ -252,10 +258,10 @@ mod tests {
     #[test]
     fn items_without_a_key_run_alone_and_large_ones_too() {
         let queue = Queue::new(limits(4), 9);
-        queue.push(item(1, 1, None, 1)).unwrap();
-        queue.push(item(2, 1, None, 1)).unwrap();
-        queue.push(item(3, 9, Some(1), 1)).unwrap();
-        queue.push(item(4, 1, Some(1), 1)).unwrap();
+        queue.push(item(1, 1, None, 1), |_| true).unwrap();
+        queue.push(item(2, 1, None, 1), |_| true).unwrap();
+        queue.push(item(3, 9, Some(1), 1), |_| true).unwrap();
+        queue.push(item(4, 1, Some(1), 1), |_| true).unwrap();
         for want in [1, 2, 3, 4] {
             assert_eq!(works(queue.try_next().unwrap()), [want]);
         }
@@ -264,9 +270,9 @@ mod tests {
     #[test]
     fn higher_levels_go_first_and_lower_ones_fill_up() {
         let queue = Queue::new(limits(2), 9);
-        queue.push(item(1, 1, Some(1), 0)).unwrap();
-        queue.push(item(2, 1, Some(1), 1)).unwrap();
-        queue.push(item(3, 1, Some(1), 3)).unwrap();
+        queue.push(item(1, 1, Some(1), 0), |_| true).unwrap();
+        queue.push(item(2, 1, Some(1), 1), |_| true).unwrap();
+        queue.push(item(3, 1, Some(1), 3), |_| true).unwrap();
         assert_eq!(works(queue.try_next().unwrap()), [3, 2]);
         assert_eq!(works(queue.try_next().unwrap()), [1]);
     }
@@ -274,8 +280,8 @@ mod tests {
     #[test]
     fn no_more_run_at_once_than_there_are_lanes() {
         let queue = Queue::new(limits(1), 1);
-        queue.push(item(1, 1, None, 1)).unwrap();
-        queue.push(item(2, 1, None, 1)).unwrap();
+        queue.push(item(1, 1, None, 1), |_| true).unwrap();
+        queue.push(item(2, 1, None, 1), |_| true).unwrap();
         assert!(queue.try_next().is_some());
         assert!(queue.try_next().is_none());
         assert!(!queue.try_enter());
@@ -291,7 +297,7 @@ mod tests {
     fn every_lane_of_a_closed_queue_ends() {
         let queue = Arc::new(Queue::new(limits(1), 2));
         assert!(queue.try_enter() && queue.try_enter());
-        queue.push(item(1, 1, None, 1)).unwrap();
+        queue.push(item(1, 1, None, 1), |_| true).unwrap();
         let lane = |queue: &Arc<Queue<u32>>| {
             let queue = Arc::clone(queue);
             std::thread::spawn(move || {
@@ -303,7 +309,7 @@ mod tests {
         let lanes = [lane(&queue), lane(&queue)];
         queue.close();
         queue.finished();
-        while !queue.is_empty() {
+        while lock(&queue.inner).items > 0 {
             std::thread::yield_now();
         }
         queue.finished();
@@ -313,9 +319,9 @@ mod tests {
     #[test]
     fn a_closed_queue_gives_out_what_it_has_and_then_ends() {
         let queue = Arc::new(Queue::new(limits(1), 1));
-        queue.push(item(1, 1, None, 1)).unwrap();
+        queue.push(item(1, 1, None, 1), |_| true).unwrap();
         queue.close();
-        assert_eq!(queue.push(item(2, 1, None, 1)), Err(2));
+        assert_eq!(queue.push(item(2, 1, None, 1), |_| true), Err(2));
         let lane = Arc::clone(&queue);
         let ran = std::thread::spawn(move || {
             let mut ran = Vec::new();
@@ -327,5 +333,15 @@ mod tests {
         });
         queue.wait_drained();
         assert_eq!(ran.join().unwrap(), [1]);
+    }
+
+    #[test]
+    fn what_nobody_wants_does_not_pile_up() {
+        let queue = Queue::new(limits(4), 1);
+        for work in 0..100_000 {
+            queue.push(item(work, 2, Some(1), 1), |old| old + 10 > work).unwrap();
+        }
+        let inner = lock(&queue.inner);
+        assert!(inner.items <= PURGE_AT && inner.rows == 2 * inner.items, "{} {}", inner.items, inner.rows);
     }
 }

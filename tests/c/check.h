@@ -229,6 +229,7 @@ static inline blaze_event next_event(blaze_queue *queue) {
 static inline void no_event(blaze_queue *queue) {
     blaze_event event = BLAZE_EVENT_INIT;
     CHECK_INT(blaze_poll(queue, &event, sizeof event, 1), 0);
+    blaze_event_release(&event);
 }
 
 /* Takes the next event, holds it against what is expected, and releases it. */

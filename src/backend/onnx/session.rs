@@ -198,6 +198,7 @@ fn model_error(error: &ort::Error, source: &Source<'_>) -> Error {
     let status = match error.code() {
         Code::NoSuchFile => Status::ModelNotFound,
         Code::NotImplemented => Status::ModelUnsupported,
+        _ if error.message().contains("not currently registered or supported") => Status::ModelUnsupported,
         Code::InvalidProtobuf | Code::InvalidGraph | Code::NoModel | Code::InvalidArgument => {
             Status::ModelInvalid
         }
