@@ -183,8 +183,12 @@ typedef uint64_t blaze_ticket;
 
 /// Makes an engine, and loads the models that its configuration names.
 ///
-/// @param config_json  The configuration: a JSON object, UTF-8; NULL: all defaults. Unknown keys and wrong types
-///                     are errors. Read during the call only.
+/// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
+///                     "threads" (null: one for each lane; 0: none, see blaze_pump; N: at most N runs at once),
+///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
+///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
+///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "model_directory" (null), "models" ([]): see blaze_model_load.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///
@@ -234,7 +238,10 @@ blaze_status blaze_pump(blaze_engine *engine,
 /// Loads a model, checks whether its requests may be batched, warms it up, and starts its lanes.
 ///
 /// @param engine      The engine.
-/// @param model_json  The model's configuration: one object of the engine's "models".
+/// @param model_json  The model's configuration, one object of the engine's "models":
+///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
+///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
+///                    "max_delay_us" (200), "priority_aging_ms" (50)}, "warmup" (true), "pinned" (false).
 /// @param out         Receives the model.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///
@@ -312,11 +319,12 @@ blaze_status blaze_model_info(blaze_engine *engine,
                               size_t capacity,
                               size_t *needed);
 
-/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed.
+/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed. An unload
+/// cannot be cancelled.
 ///
 /// @param engine  The engine.
 /// @param model   The model.
-/// @param queue   Where the terminal event goes when all is done; NULL: wait for that here.
+/// @param queue   Where the terminal event goes when all is done, with user_data 0; NULL: wait for that here.
 /// @param out     Receives the unload's ticket; may be NULL, and is not written if `queue` is NULL.
 ///
 /// Blocks if `queue` is NULL, until the model's requests have ended. Threads: any.
@@ -436,7 +444,7 @@ typedef struct blaze_tensor {
 
 /* Events ------------------------------------------------------------------------------------------------------- */
 
-/// Another event for this ticket will follow.
+/// Another event for this ticket will follow: keep polling, also after a shutdown.
 #define BLAZE_EVENT_FLAG_MORE 1
 
 /// Borrowed inputs and output buffers are the host's again.
@@ -493,13 +501,14 @@ typedef struct blaze_event {
 /// A piece of generated text. Not produced by this version.
 #define BLAZE_EVENT_TOKEN 3
 
-/// Buffers lent with a request that was cancelled or expired while it ran are the host's again.
+/// Buffers lent with a request that was resolved early while it ran (cancelled, expired, shut down) are the host's
+/// again. Its status is OK, and it has no outputs.
 #define BLAZE_EVENT_BUFFERS_RELEASED 4
 
 /// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
 /// in the caller's own buffer if the request gave one for this output.
 ///
-/// @param event  An event with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
+/// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
 /// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
 /// @param view   Receives the view; set its struct_size (BLAZE_TENSOR_INIT).
 ///
@@ -540,9 +549,9 @@ typedef struct blaze_request {
     uint32_t reserved;
     /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
     uint64_t deadline_ns;
-    /// For routes with sticky sessions, which this version does not have; 0: none.
+    /// For routes with sticky sessions, which this version does not have: ignored.
     uint64_t session_id;
-    /// For limits and quotas by tenant, which this version does not have; 0: none.
+    /// For limits and quotas by tenant, which this version does not have: ignored.
     uint64_t tenant_id;
     /// Comes back in every event.
     uint64_t user_data;
@@ -563,7 +572,10 @@ typedef struct blaze_request {
 
 #define BLAZE_PRIORITY_CRITICAL 2
 
-/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none.
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
+/// is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
+/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL. If a run of several requests fails with BACKEND_FAILED, each is
+/// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
 /// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.

@@ -47,7 +47,9 @@ fn claim_and_run(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
         .collect();
     run.leave();
     match core.gate.enter(&run.interrupt) {
-        Some(_pass) => run_claimed(core, model, claimed, &run),
+        Some(_pass) => {
+            run_claimed(core, model, claimed, &run, &mut |error| model.record_outcome(error, &core.logger));
+        }
         None => give_up(core, claimed),
     }
 }
@@ -61,7 +63,15 @@ fn give_up(core: &Core, claimed: Vec<Claimed>) {
     finish(core, tickets.into_iter().map(|ticket| (ticket, given_up())).collect(), now, now, 0);
 }
 
-fn run_claimed(core: &Core, model: &LoadedModel, claimed: Vec<Claimed>, run: &Run) {
+/// Runs requests and resolves them. How it went, which says something about the model, is told to `record` before the
+/// host hears of it.
+fn run_claimed(
+    core: &Core,
+    model: &LoadedModel,
+    claimed: Vec<Claimed>,
+    run: &Run,
+    record: &mut dyn FnMut(Option<&Error>),
+) {
     if run.interrupt.is_raised() {
         return give_up(core, claimed);
     }
@@ -79,23 +89,30 @@ fn run_claimed(core: &Core, model: &LoadedModel, claimed: Vec<Claimed>, run: &Ru
         traffic.batches.add(1);
         traffic.rows.add(rows as u64);
     }
-    if !run.interrupt.is_raised() {
-        model.record_outcome(result.as_ref().err(), &core.logger);
-    }
-
+    let given_up = run.interrupt.is_raised();
     match (result, inputs) {
-        (Err(error), Some(inputs)) if error.status == Status::BackendFailed && !run.interrupt.is_raised() => {
+        (Err(error), Some(inputs)) if error.status == Status::BackendFailed && !given_up => {
+            // However many fail again, it is one failure of one batch.
+            let mut failed = false;
+            let mut record_once = |error: Option<&Error>| {
+                if !(error.is_some() && std::mem::replace(&mut failed, true)) {
+                    record(error);
+                }
+            };
             for ((ticket, rows), inputs) in requests.into_iter().zip(inputs) {
                 let alone = Arc::new(Run::new()); // so that each can be given up without the others
                 core.requests.move_to(ticket, &alone);
                 alone.leave();
                 let claimed = vec![Claimed { ticket, rows, inputs }];
-                run_claimed(core, model, claimed, &alone);
+                run_claimed(core, model, claimed, &alone, &mut record_once);
             }
         }
         (result, inputs) => {
             drop(inputs); // before any event says that borrowed buffers are free
             let mut first = 0;
+            if !given_up {
+                record(result.as_ref().err());
+            }
             let batch = result.map(Arc::new);
             let results = requests
                 .into_iter()

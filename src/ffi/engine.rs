@@ -9,8 +9,12 @@ use crate::engine::Engine;
 
 /// Makes an engine, and loads the models that its configuration names.
 ///
-/// @param config_json  The configuration: a JSON object, UTF-8; NULL: all defaults. Unknown keys and wrong types
-///                     are errors. Read during the call only.
+/// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
+///                     "threads" (null: one for each lane; 0: none, see blaze_pump; N: at most N runs at once),
+///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
+///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
+///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "model_directory" (null), "models" ([]): see blaze_model_load.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///

@@ -19,10 +19,11 @@ pub const BLAZE_EVENT_DONE: blaze_event_kind = 1;
 pub const BLAZE_EVENT_PROGRESS: blaze_event_kind = 2;
 /// A piece of generated text. Not produced by this version.
 pub const BLAZE_EVENT_TOKEN: blaze_event_kind = 3;
-/// Buffers lent with a request that was cancelled or expired while it ran are the host's again.
+/// Buffers lent with a request that was resolved early while it ran (cancelled, expired, shut down) are the host's
+/// again. Its status is OK, and it has no outputs.
 pub const BLAZE_EVENT_BUFFERS_RELEASED: blaze_event_kind = 4;
 
-/// Another event for this ticket will follow.
+/// Another event for this ticket will follow: keep polling, also after a shutdown.
 pub const BLAZE_EVENT_FLAG_MORE: u32 = 1;
 /// Borrowed inputs and output buffers are the host's again.
 pub const BLAZE_EVENT_FLAG_BUFFERS_RELEASED: u32 = 2;
@@ -75,7 +76,7 @@ sized!(blaze_event);
 /// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
 /// in the caller's own buffer if the request gave one for this output.
 ///
-/// @param event  An event with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
+/// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
 /// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
 /// @param view   Receives the view; set its struct_size (BLAZE_TENSOR_INIT).
 ///

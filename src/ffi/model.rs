@@ -11,7 +11,10 @@ use std::ffi::{c_char, c_void};
 /// Loads a model, checks whether its requests may be batched, warms it up, and starts its lanes.
 ///
 /// @param engine      The engine.
-/// @param model_json  The model's configuration: one object of the engine's "models".
+/// @param model_json  The model's configuration, one object of the engine's "models":
+///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
+///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
+///                    "max_delay_us" (200), "priority_aging_ms" (50)}, "warmup" (true), "pinned" (false).
 /// @param out         Receives the model.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///
@@ -159,11 +162,12 @@ pub unsafe extern "C" fn blaze_model_info(
     }
 }
 
-/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed.
+/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed. An unload
+/// cannot be cancelled.
 ///
 /// @param engine  The engine.
 /// @param model   The model.
-/// @param queue   Where the terminal event goes when all is done; NULL: wait for that here.
+/// @param queue   Where the terminal event goes when all is done, with user_data 0; NULL: wait for that here.
 /// @param out     Receives the unload's ticket; may be NULL, and is not written if `queue` is NULL.
 ///
 /// Blocks if `queue` is NULL, until the model's requests have ended. Threads: any.

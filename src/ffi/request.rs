@@ -37,9 +37,9 @@ pub struct blaze_request {
     pub reserved: u32,
     /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
     pub deadline_ns: u64,
-    /// For routes with sticky sessions, which this version does not have; 0: none.
+    /// For routes with sticky sessions, which this version does not have: ignored.
     pub session_id: u64,
-    /// For limits and quotas by tenant, which this version does not have; 0: none.
+    /// For limits and quotas by tenant, which this version does not have: ignored.
     pub tenant_id: u64,
     /// Comes back in every event.
     pub user_data: u64,
@@ -57,7 +57,10 @@ sized!(blaze_request);
 /// The most inputs, and the most outputs, that a request may describe.
 const MAX_TENSORS: u32 = 4096;
 
-/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none.
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
+/// is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
+/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL. If a run of several requests fails with BACKEND_FAILED, each is
+/// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
 /// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
