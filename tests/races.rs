@@ -107,6 +107,8 @@ fn a_request_that_is_run_again_alone_can_be_cancelled() {
             scope.spawn(|| while engine.pump(0).unwrap() > 0 {});
             let first = poll_one(&queue);
             assert_eq!((first.ticket, first.status), (tickets[0], Status::Ok));
+            // Until the second is in its run: cancelled before that it would not run, and run 2 would be the third's.
+            std::thread::sleep(Duration::from_millis(500));
             engine.cancel(tickets[1]).unwrap();
             let (second, third) = (poll_one(&queue), poll_one(&queue));
             assert_eq!((second.ticket, second.status), (tickets[1], Status::Cancelled));
