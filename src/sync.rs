@@ -1,6 +1,10 @@
-//! Locks that outlive a panic: the data under them is valid at every step, so poisoning is ignored.
+//! Locks and atomics. Locks outlive a panic: the data under them is valid at every step, so poisoning is ignored.
+//!
+//! The lock-free parts of `scheduler` name only this module, so that `tests/loom/sync.rs` can put loom's types in its place.
 
-pub use std::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use std::hint::spin_loop;
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock;
 use std::sync::PoisonError;
@@ -10,14 +14,13 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks `lock` for reading.
-pub fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Locks `lock` for writing.
-pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
+/// Locks `mutex` if nobody else does just now.
+pub fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(std::sync::TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Waits for a notification on `condvar`.
@@ -32,4 +35,9 @@ pub fn wait_until<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, until_ns: 
     }
     let left = clock::wait_duration(until_ns.saturating_sub(clock::now_ns()));
     condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Whether the clock has reached `until_ns`.
+pub fn is_past(until_ns: u64) -> bool {
+    until_ns != u64::MAX && clock::now_ns() >= until_ns
 }

@@ -1,11 +1,12 @@
-//! When and with what a model runs: its queue, the batching policy, deadlines and background jobs.
+//! When and with what a model runs: the open batch, the batching policy, who sleeps and who wakes, and background jobs.
 //!
-//! Nothing here knows what a request is: queues hold opaque work items, and the engine gives them meaning.
+//! Nothing here knows what a request is: there are numbers, places and clocks, and the engine gives them meaning.
 
-pub mod deadlines;
+pub mod bell;
 pub mod gate;
 pub mod jobs;
-pub mod join;
 pub mod policy;
-pub mod queue;
+pub mod roster;
 pub mod selfcheck;
+pub mod spin;
+pub mod stack;
