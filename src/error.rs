@@ -78,6 +78,11 @@ impl Status {
         Status::Internal,
     ];
 
+    /// The status with this number.
+    pub fn from_code(code: i32) -> Option<Self> {
+        Status::ALL.into_iter().find(|status| status.code() == code)
+    }
+
     /// The number that crosses the C ABI.
     pub fn code(self) -> i32 {
         self as i32

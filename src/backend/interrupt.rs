@@ -6,13 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 type Hook = Box<dyn Fn() + Send>;
 
-/// Raised at most once, from any thread; whoever works looks at it, waits on it, or hangs a hook on it.
+/// Stops work from another thread.
+pub type Stopper = Box<dyn Fn() + Send + Sync>;
+
+/// Raised from any thread, once until it is lowered; whoever works looks at it, waits on it, or hangs a hook on it.
 #[derive(Default)]
 pub struct Interrupt {
     /// Changed under the lock, read without: a hook may run while somebody who holds other locks looks.
     raised: AtomicBool,
     hook: Mutex<Option<Hook>>,
     woken: Condvar,
+    /// Called each time.
+    stopper: Option<Stopper>,
 }
 
 impl Interrupt {
@@ -20,10 +25,25 @@ impl Interrupt {
         Self::default()
     }
 
+    /// An interrupt that calls `stopper` whenever it is raised.
+    pub fn with_stopper(stopper: Option<Stopper>) -> Self {
+        Interrupt { stopper, ..Self::default() }
+    }
+
+    /// Makes it as new. Only while nobody can raise it.
+    pub fn lower(&self) {
+        if self.is_raised() {
+            self.raised.store(false, Ordering::SeqCst);
+        }
+    }
+
     /// Says that the work is no longer wanted, and calls the hook if there is one.
     pub fn raise(&self) {
         let hook = lock(&self.hook);
         if !self.raised.swap(true, Ordering::SeqCst) {
+            if let Some(stopper) = &self.stopper {
+                stopper();
+            }
             if let Some(hook) = &*hook {
                 hook();
             }

@@ -1,10 +1,12 @@
 //! What runs models: the traits that every backend implements, and the list of backends.
 
+mod batch;
 mod interrupt;
 pub mod mock;
 pub mod onnx;
 
-pub use interrupt::Interrupt;
+pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
+pub use interrupt::{Interrupt, Stopper};
 
 use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
@@ -39,6 +41,21 @@ pub trait Model: Send + Sync {
     /// Runs the model once. `inputs` are in the signature's order; `None` is an optional input that was not
     /// given. Returns every output. May be told through `interrupt` that the result is not wanted.
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>>;
+
+    /// Makes ready what runs in this memory need, so that they need nothing else. `None`: nothing can be.
+    fn prepare(
+        self: Arc<Self>,
+        memory: Arc<Memory>,
+        layout: Arc<Layout>,
+    ) -> Result<Option<Box<dyn Prepared>>> {
+        let _ = (memory, layout);
+        Ok(None)
+    }
+
+    /// Whether a run keeps a core of this machine busy.
+    fn computes_on_cpu(&self) -> bool {
+        true
+    }
 
     /// Whether the backend knows that rows do not influence each other, so that no check runs are needed.
     fn rows_are_independent(&self) -> bool {

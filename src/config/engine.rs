@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
 pub struct EngineConfig {
-    /// Null: every lane has a thread of its own. 0: no threads; the host's own thread works in `blaze_pump`.
-    /// N: every lane has its thread, and at most N batches are computed at once.
+    /// Null: as many threads as there are cores for (cores ÷ `intra_op_threads`) serve all models on the CPU, and every
+    /// lane of a model elsewhere has a thread of its own. 0: no threads; the host's own thread works in `blaze_pump`.
+    /// N: N threads serve all models.
     pub threads: Option<u32>,
     #[serde(deserialize_with = "object")]
     pub onnxruntime: OnnxRuntimeConfig,
@@ -59,7 +60,7 @@ impl Default for QueueConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Bytes that models and copied inputs may take; null: no limit.
+    /// Bytes that models and the memory of batches may take; null: no limit.
     pub budget_bytes: Option<u64>,
 }
 

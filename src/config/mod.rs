@@ -5,7 +5,8 @@ mod model;
 
 pub use engine::{EngineConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig};
 pub use model::{
-    BatchingConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim, MockTensor, ModelConfig,
+    AxisConfig, BatchingConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim, MockTensor,
+    ModelConfig,
 };
 
 use crate::error::{Error, Result, Status};

@@ -4,6 +4,7 @@ use super::{object, objects, optional_object, parse, require};
 use crate::error::Result;
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One object of an engine's `models`, and `blaze_model_load`'s JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,15 +44,33 @@ pub struct ModelConfig {
 pub struct BatchingConfig {
     /// The most rows in one batch; 1 turns batching off.
     pub max_rows: u32,
-    /// The longest that a busy lane waits for more rows, in microseconds.
+    /// The longest that a batch waits for more rows, in microseconds. Mostly it waits for much less, or not at all.
     pub max_delay_us: u32,
     /// How long a request waits to count as one priority level higher, in milliseconds.
     pub priority_aging_ms: u32,
+    /// Sizes that batches are padded to, rising, the last one `max_rows`; empty: none.
+    pub buckets: Vec<u32>,
+    /// Named axes other than the first whose sizes are padded with zeros, each to the next of its buckets.
+    pub axes: BTreeMap<String, AxisConfig>,
+}
+
+/// How an axis is padded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AxisConfig {
+    /// Sizes, rising.
+    pub buckets: Vec<u32>,
 }
 
 impl Default for BatchingConfig {
     fn default() -> Self {
-        BatchingConfig { max_rows: 64, max_delay_us: 200, priority_aging_ms: 50 }
+        BatchingConfig {
+            max_rows: 64,
+            max_delay_us: 200,
+            priority_aging_ms: 50,
+            buckets: Vec::new(),
+            axes: BTreeMap::new(),
+        }
     }
 }
 
@@ -193,6 +212,21 @@ impl ModelConfig {
         require((1..=65_536).contains(&batching.max_rows), "batching.max_rows", "must be from 1 to 65536")?;
         require(batching.max_delay_us <= 10_000_000, "batching.max_delay_us", "at most 10000000 (10 s)")?;
         require(batching.priority_aging_ms >= 1, "batching.priority_aging_ms", "must be at least 1")?;
+        let rising =
+            |sizes: &[u32]| sizes.windows(2).all(|pair| pair[0] < pair[1]) && sizes.first() != Some(&0);
+        require(
+            rising(&batching.buckets)
+                && batching.buckets.last().is_none_or(|&last| last == batching.max_rows),
+            "batching.buckets",
+            "must rise from at least 1 to max_rows",
+        )?;
+        for (name, axis) in &batching.axes {
+            require(
+                rising(&axis.buckets) && !axis.buckets.is_empty(),
+                &format!("batching.axes.{name}.buckets"),
+                "must rise from at least 1, and not be empty",
+            )?;
+        }
         if let Some(mock) = &self.mock {
             require(self.backend == "mock", "mock", "only for \"backend\": \"mock\"")?;
             for (index, fault) in mock.faults.iter().enumerate() {

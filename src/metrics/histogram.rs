@@ -52,6 +52,32 @@ impl Histogram {
         }
     }
 
+    /// Records many values that are likely to be close to each other: those in one bucket in a row cost one step.
+    pub fn record_all(&self, values: impl Iterator<Item = u64>) {
+        let (mut sum, mut most, mut run) = (0u64, 0, (usize::MAX, 0));
+        for value in values {
+            sum = sum.saturating_add(value);
+            most = most.max(value);
+            let at = bucket(value);
+            if at != run.0 {
+                self.add(run);
+                run = (at, 0);
+            }
+            run.1 += 1;
+        }
+        self.add(run);
+        self.sum.fetch_add(sum, Ordering::Relaxed);
+        if most > self.max.load(Ordering::Relaxed) {
+            self.max.fetch_max(most, Ordering::Relaxed);
+        }
+    }
+
+    fn add(&self, (bucket, count): (usize, u64)) {
+        if let Some(bucket) = self.buckets.get(bucket) {
+            bucket.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
@@ -112,6 +138,17 @@ mod tests {
             }
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn many_at_once_are_as_many_one_by_one() {
+        let (one, all) = (Histogram::default(), Histogram::default());
+        let values = [5, 5, 5, 70_000, 5, 70_001, 900];
+        values.into_iter().for_each(|value| one.record(value));
+        all.record_all(values.into_iter());
+        all.record_all(std::iter::empty());
+        let figures = |h: &Histogram| (h.count(), h.sum(), h.max(), h.quantiles([0.1, 0.5, 0.9]));
+        assert_eq!(figures(&one), figures(&all));
     }
 
     #[test]

@@ -23,24 +23,6 @@ impl Counter {
     }
 }
 
-/// A number that rises and falls.
-#[derive(Default)]
-pub struct Gauge(AtomicU64);
-
-impl Gauge {
-    pub fn rise(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn fall(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// How accepted requests ended.
 #[derive(Default)]
 pub struct Outcomes {
@@ -54,6 +36,11 @@ pub struct Outcomes {
 impl Outcomes {
     /// Counts one request that ended with `status`.
     pub fn count(&self, status: Status) {
+        self.count_many(status, 1);
+    }
+
+    /// Counts requests that ended with `status`.
+    pub fn count_many(&self, status: Status, count: u64) {
         let counter = match status {
             Status::Ok => &self.ok,
             Status::Cancelled => &self.cancelled,
@@ -61,7 +48,12 @@ impl Outcomes {
             Status::ShutDown => &self.shut_down,
             _ => &self.failed,
         };
-        counter.add(1);
+        counter.add(count);
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.each().iter().map(|(_, count)| count).sum()
     }
 
     /// Names as in the `outcome` label, with the counts.
@@ -115,12 +107,9 @@ impl Rejections {
     }
 }
 
-/// What is counted once for an engine and once for each of its models.
+/// What is counted once for an engine and once for each of its models, by the batch rather than by the request.
 #[derive(Default)]
 pub struct Traffic {
-    /// Requests that no lane has taken yet.
-    pub queued: Gauge,
-    pub accepted: Counter,
     pub outcomes: Outcomes,
     pub batches: Counter,
     pub rows: Counter,
@@ -141,6 +130,7 @@ pub struct Metrics {
 
 /// What is read at the moment of asking rather than counted.
 pub struct Gauges {
+    pub accepted: u64,
     pub in_flight: u64,
     pub queue_depth: u64,
     pub memory_bytes: u64,
@@ -152,5 +142,6 @@ pub struct Gauges {
 pub struct ModelTraffic<'a> {
     /// `name:version`.
     pub name: &'a str,
+    pub accepted: u64,
     pub traffic: &'a Traffic,
 }

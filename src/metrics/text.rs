@@ -12,7 +12,7 @@ pub fn prometheus(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>
     let mut text = Exposition(String::with_capacity(8 << 10));
     let traffic = &metrics.traffic;
     text.family("blaze_requests_accepted_total", "counter", "Requests accepted by submit.");
-    text.sample("blaze_requests_accepted_total", &[], traffic.accepted.get());
+    text.sample("blaze_requests_accepted_total", &[], gauges.accepted);
     text.family("blaze_requests_rejected_total", "counter", "Submits refused, by reason.");
     for (reason, count) in metrics.rejections.each() {
         text.sample("blaze_requests_rejected_total", &[("reason", reason)], count);
@@ -110,7 +110,7 @@ pub fn json(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>]) -> 
         .map(|model| {
             object!({
                 "name": model.name,
-                "accepted": model.traffic.accepted.get(),
+                "accepted": model.accepted,
                 "outcomes": counts(&model.traffic.outcomes.each()),
                 "batches": model.traffic.batches.get(),
                 "rows": model.traffic.rows.get(),
@@ -119,7 +119,7 @@ pub fn json(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>]) -> 
         .collect();
     object!({
         "requests": {
-            "accepted": metrics.traffic.accepted.get(),
+            "accepted": gauges.accepted,
             "rejected": counts(&metrics.rejections.each()),
             "outcomes": counts(&metrics.traffic.outcomes.each()),
             "in_flight": gauges.in_flight,
@@ -152,12 +152,13 @@ mod tests {
         let metrics = Metrics::default();
         [500, 5_000, 5_000_000].into_iter().for_each(|ns| metrics.total.record(ns));
         let gauges = Gauges {
+            accepted: 3,
             in_flight: 1,
             queue_depth: 2,
             memory_bytes: 3,
             models: [("ready", 1), ("degraded", 0), ("failed", 0)],
         };
-        let models = [ModelTraffic { name: "a\"b:1", traffic: &metrics.traffic }];
+        let models = [ModelTraffic { name: "a\"b:1", accepted: 3, traffic: &metrics.traffic }];
         let text = prometheus(&metrics, &gauges, &models);
         let typed: Vec<&str> =
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -7,6 +7,7 @@ pub trait HostBytes: Send + Sync {
 }
 
 /// Input bytes lent by the host until the event that says `BUFFERS_RELEASED`.
+#[derive(Clone)]
 pub struct BorrowedBytes {
     data: *const u8,
     size: usize,
@@ -36,6 +37,7 @@ impl BorrowedBytes {
 }
 
 /// Output memory lent by the host until the request's terminal event.
+#[derive(Clone)]
 pub struct CallerBuffer {
     data: *mut u8,
     capacity: usize,

@@ -3,11 +3,13 @@
 mod buffer;
 mod dtype;
 mod foreign;
+mod region;
 mod strings;
 
 pub use buffer::Buffer;
 pub use dtype::DType;
 pub use foreign::{BorrowedBytes, CallerBuffer, HostBytes};
+pub use region::Region;
 pub use strings::{StringSlice, StringTensor};
 
 use crate::error::{Error, Result, Status};

@@ -2,7 +2,7 @@
 
 mod faults;
 
-use super::{Interrupt, LoadRequest, Model, ProviderReport};
+use super::{Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View};
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
 use crate::tensor::{Buffer, DType, Data, Dim, Shape, Signature, Tensor, TensorSpec, size_bytes};
@@ -72,15 +72,21 @@ impl Model for MockModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        let extra_ns = self.faults.strike_run(interrupt)?;
-        let latency_ns = self.config.latency_us.saturating_mul(1000).saturating_add(extra_ns);
-        if latency_ns > 0 && interrupt.sleep(latency_ns) {
-            return Err(Error::new(Status::Cancelled, "the run was interrupted"));
-        }
+        self.pretend(interrupt)?;
         let Some(Some(x)) = inputs.first() else {
             return Err(Error::new(Status::BackendFailed, "the mock backend got no input"));
         };
         self.signature.outputs.iter().map(|output| self.compute(x, output)).collect()
+    }
+
+    fn prepare(self: Arc<Self>, _: Arc<Memory>, layout: Arc<Layout>) -> Result<Option<Box<dyn Prepared>>> {
+        let known = layout.outputs.is_some() && layout.inputs.first().is_some_and(|part| part.index == 0);
+        Ok(known.then(|| Box::new(MockBatch(self)) as Box<dyn Prepared>))
+    }
+
+    /// It sleeps rather than computes.
+    fn computes_on_cpu(&self) -> bool {
+        false
     }
 
     /// Also keeps check runs from using up faults, which are counted by the run.
@@ -97,9 +103,34 @@ impl Model for MockModel {
     }
 }
 
+/// Computes from a batch's input rows to its output rows.
+struct MockBatch(Arc<MockModel>);
+
+impl Prepared for MockBatch {
+    fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
+        self.0.pretend(interrupt)?;
+        let rows = if view.layout().joined { view.rows() } else { 0 };
+        for index in 0..self.0.signature.outputs.len() {
+            if let Some((from, to)) = view.input_and_output(0, index) {
+                self.0.fill(from, to, rows);
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl MockModel {
-    /// The output takes its fixed sizes from its specification and the others from the input; elements past
-    /// the input's end repeat it.
+    /// Takes as long, and fails, as the configuration says.
+    fn pretend(&self, interrupt: &Interrupt) -> Result<()> {
+        let extra_ns = self.faults.strike_run(interrupt)?;
+        let latency_ns = self.config.latency_us.saturating_mul(1000).saturating_add(extra_ns);
+        if latency_ns > 0 && interrupt.sleep(latency_ns) {
+            return Err(Error::new(Status::Cancelled, "the run was interrupted"));
+        }
+        Ok(())
+    }
+
+    /// The output takes its fixed sizes from its specification and the others from the input.
     fn compute(&self, x: &Tensor, output: &TensorSpec) -> Result<Tensor> {
         let mut shape: Shape = smallvec![];
         for (axis, dim) in output.dims.iter().enumerate() {
@@ -109,10 +140,15 @@ impl MockModel {
             });
         }
         let mut buffer = Buffer::zeroed(size_bytes(output.dtype, &shape)?)?;
-        let rows = shape.first().map_or(1, |&rows| usize::try_from(rows).unwrap_or(1)).max(1);
-        let from_row = (x.bytes().len() / rows).max(1);
-        let to_row = (buffer.bytes().len() / rows).max(1);
-        for (to, from) in buffer.bytes_mut().chunks_mut(to_row).zip(x.bytes().chunks(from_row)) {
+        let rows = shape.first().map_or(1, |&rows| usize::try_from(rows).unwrap_or(1));
+        self.fill(x.bytes(), buffer.bytes_mut(), rows);
+        Ok(Tensor { dtype: output.dtype, shape, data: Data::Owned(buffer) })
+    }
+
+    /// Fills the output, row by row; elements past the end of the input's row repeat it.
+    fn fill(&self, from: &[u8], to: &mut [u8], rows: usize) {
+        let (from_row, to_row) = ((from.len() / rows.max(1)).max(1), (to.len() / rows.max(1)).max(1));
+        for (to, from) in to.chunks_mut(to_row).zip(from.chunks(from_row)) {
             match self.config.compute {
                 MockCompute::Echo => {
                     to.iter_mut().zip(from.iter().cycle()).for_each(|(to, from)| *to = *from)
@@ -125,7 +161,6 @@ impl MockModel {
                 }
             }
         }
-        Ok(Tensor { dtype: output.dtype, shape, data: Data::Owned(buffer) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! ONNX models on ONNX Runtime, which is loaded at run time. The only module that names `ort`.
 
+mod batch;
 mod library;
 mod provider;
 mod session;

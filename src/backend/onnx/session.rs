@@ -1,10 +1,13 @@
 //! One ONNX Runtime session per model, shared by its lanes.
 #![allow(unsafe_code)]
 
+use super::batch::OnnxBatch;
 use super::library;
 use super::provider::Provider;
 use super::value::{Value, check, dtype_of, failed, host_memory};
-use crate::backend::{Interrupt, LoadRequest, Model, ProviderReport, RejectedProvider, Source};
+use crate::backend::{
+    Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, RejectedProvider, Source,
+};
 use crate::error::{Error, Result, Status};
 use crate::log::{Level, Logger};
 use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
@@ -19,20 +22,28 @@ use ort::value::ValueType;
 use std::ffi::CStr;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 struct OnnxModel {
-    session: Session,
-    signature: Arc<Signature>,
-    memory: MemoryInfo<'static>,
+    shared: Arc<Shared>,
     provider: ProviderReport,
     memory_bytes: u64,
 }
 
+/// What a model's batches share.
+pub struct Shared {
+    pub session: Session,
+    pub signature: Arc<Signature>,
+    pub memory: MemoryInfo<'static>,
+    /// The outputs' shapes turned out not to be as declared.
+    pub outputs_vary: AtomicBool,
+}
+
 // SAFETY: ONNX Runtime's `Run` may be called from several threads on one session; everything else is
 // immutable after loading.
-unsafe impl Sync for OnnxModel {}
+unsafe impl Sync for Shared {}
 // SAFETY: nothing in a session is tied to the thread that made it.
-unsafe impl Send for OnnxModel {}
+unsafe impl Send for Shared {}
 
 /// Loads an ONNX model with the first execution provider of its list that works.
 pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
@@ -227,13 +238,13 @@ fn finish(session: Session, provider: ProviderReport, memory_bytes: u64) -> Resu
     for output in session.outputs() {
         signature.outputs.push(spec("output", output.name(), output.dtype())?);
     }
-    Ok(Arc::new(OnnxModel {
+    let shared = Arc::new(Shared {
         session,
         signature: Arc::new(signature),
         memory: host_memory()?,
-        provider,
-        memory_bytes,
-    }))
+        outputs_vary: AtomicBool::new(false),
+    });
+    Ok(Arc::new(OnnxModel { shared, provider, memory_bytes }))
 }
 
 fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
@@ -261,23 +272,24 @@ fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
 
 impl Model for OnnxModel {
     fn signature(&self) -> &Arc<Signature> {
-        &self.signature
+        &self.shared.signature
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        let inner = self.session.inner();
-        let allocator = self.session.allocator().ptr().cast_mut();
+        let inner = self.shared.session.inner();
+        let allocator = self.shared.session.allocator().ptr().cast_mut();
         let mut names = Vec::with_capacity(inputs.len());
         let mut values = Vec::with_capacity(inputs.len());
-        for (tensor, spec) in inputs.iter().zip(&self.signature.inputs) {
+        for (tensor, spec) in inputs.iter().zip(&self.shared.signature.inputs) {
             if let Some(tensor) = tensor {
                 names.push(spec.c_name.as_ptr());
-                values.push(Value::of_input(&self.memory, allocator, tensor)?);
+                values.push(Value::of_input(&self.shared.memory, allocator, tensor)?);
             }
         }
         let pointers: Vec<*const sys::OrtValue> =
             values.iter().map(|value| value.pointer().cast_const()).collect();
-        let output_names: Vec<_> = self.signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
+        let output_names: Vec<_> =
+            self.shared.signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
         let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
@@ -290,7 +302,7 @@ impl Model for OnnxModel {
         // outlive it too. `Run` may be called from several threads.
         let status = unsafe {
             (ort::api().Run)(
-                self.session.ptr().cast_mut(),
+                self.shared.session.ptr().cast_mut(),
                 options.ptr(),
                 names.as_ptr(),
                 pointers.as_ptr(),
@@ -306,6 +318,18 @@ impl Model for OnnxModel {
         let tensors: Vec<Result<Tensor>> =
             outputs.into_iter().map(|pointer| Value::into_tensor(pointer, &inner)).collect();
         tensors.into_iter().collect()
+    }
+
+    fn prepare(
+        self: Arc<Self>,
+        memory: Arc<Memory>,
+        layout: Arc<Layout>,
+    ) -> Result<Option<Box<dyn Prepared>>> {
+        Ok(Some(Box::new(OnnxBatch::new(Arc::clone(&self.shared), memory, layout)?)))
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        matches!(self.provider.used.as_str(), "cpu" | "xnnpack" | "openvino")
     }
 
     fn provider(&self) -> ProviderReport {

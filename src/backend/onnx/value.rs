@@ -67,23 +67,37 @@ impl Value {
     ) -> Result<Self> {
         match &tensor.data {
             Data::Strings(strings) => Value::of_strings(allocator, &tensor.shape, strings),
-            _ => Value::over(memory, tensor),
+            _ => {
+                let bytes = tensor.bytes();
+                // SAFETY: ONNX Runtime does not write to inputs, and the caller keeps `tensor` alive for as long.
+                unsafe {
+                    Value::over(memory, tensor.dtype, &tensor.shape, bytes.as_ptr().cast_mut(), bytes.len())
+                }
+            }
         }
     }
 
-    fn over(memory: &MemoryInfo<'static>, tensor: &Tensor) -> Result<Self> {
-        let bytes = tensor.bytes();
+    /// A value over `size` bytes at `data`, which the shape describes.
+    ///
+    /// # Safety
+    /// They outlive the value.
+    pub unsafe fn over(
+        memory: &MemoryInfo<'static>,
+        dtype: DType,
+        shape: &[i64],
+        data: *mut u8,
+        size: usize,
+    ) -> Result<Self> {
         let mut value = ptr::null_mut();
-        // SAFETY: the shape and byte count describe `bytes`, which admission checked; ONNX Runtime does not
-        // write to inputs; the caller keeps `tensor` alive for as long as the value.
+        // SAFETY: promised by the caller; ONNX Runtime checks the size against the shape.
         check(unsafe {
             (ort::api().CreateTensorWithDataAsOrtValue)(
                 memory.ptr(),
-                bytes.as_ptr().cast_mut().cast(),
-                bytes.len(),
-                tensor.shape.as_ptr(),
-                tensor.shape.len(),
-                element_type(tensor.dtype),
+                data.cast(),
+                size,
+                shape.as_ptr(),
+                shape.len(),
+                element_type(dtype),
                 &mut value,
             )
         })
