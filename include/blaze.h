@@ -184,7 +184,7 @@ typedef uint64_t blaze_ticket;
 /// Makes an engine, and loads the models that its configuration names.
 ///
 /// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
-///                     "threads" (null: one for each lane; 0: none, see blaze_pump; N: at most N runs at once),
+///                     "threads" (null: one for each core, serving all models; 0: none, see blaze_pump; N: N),
 ///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
 ///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},
@@ -241,7 +241,9 @@ blaze_status blaze_pump(blaze_engine *engine,
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
 ///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
-///                    "max_delay_us" (200), "priority_aging_ms" (50)}, "warmup" (true), "pinned" (false).
+///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
+///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
+///                    "warmup" (true), "pinned" (false).
 /// @param out         Receives the model.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///
@@ -529,8 +531,9 @@ void blaze_event_release(struct blaze_event *event);
 
 /* Requests ----------------------------------------------------------------------------------------------------- */
 
-/// A flag of requests: input data is not copied. It stays the caller's, unchanged, until an event for the ticket
-/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type.
+/// A flag of requests: input data need not be copied. It stays the caller's, unchanged, until an event for the ticket
+/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type. Requests that are joined with
+/// others are copied into their batch all the same, before the call returns.
 #define BLAZE_REQUEST_BORROW 1
 
 /// How urgent a request is. What waits long enough overtakes any priority.
@@ -628,7 +631,7 @@ blaze_status blaze_cancel(blaze_engine *engine,
 ///
 /// @param engine    The engine.
 /// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight,
-///                  two for a borrowing one. Submit fails with QUEUE_FULL rather than overflow it.
+///                  two for a borrowing one that is not joined with others. Submit fails with QUEUE_FULL rather than overflow it.
 /// @param out       Receives the queue; destroy it with blaze_queue_destroy.
 /// @param err       Receives the reason of a failure; may be NULL.
 ///

@@ -1,19 +1,21 @@
 //! Admission: holds a request against its model, and copies or borrows its inputs.
 
 use super::ModelId;
-use super::completion::CompletionQueue;
+use super::batch::{Extras, Inputs, Rare};
+use super::line::Line;
+use super::lines::Given;
 use super::models::LoadedModel;
-use super::requests::Request;
 use crate::error::{Error, Result, Status};
 use crate::memory::{Budget, Reservation};
-use crate::scheduler::join::Inputs;
 use crate::tensor::{
     BorrowedBytes, Buffer, CallerBuffer, DType, Data, Shape, StringTensor, Tensor, TensorSpec, element_count,
     size_bytes,
 };
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A request as the host describes it.
+#[derive(Default)]
 pub struct RequestDescription<'a> {
     pub model: ModelId,
     /// 0 (low) to 3 (critical).
@@ -21,8 +23,8 @@ pub struct RequestDescription<'a> {
     /// On the engine's clock; 0: none.
     pub deadline_ns: u64,
     pub user_data: u64,
-    pub inputs: Vec<InputTensor<'a>>,
-    pub outputs: Vec<OutputBuffer<'a>>,
+    pub inputs: SmallVec<[InputTensor<'a>; 2]>,
+    pub outputs: SmallVec<[OutputBuffer<'a>; 1]>,
 }
 
 /// One input.
@@ -52,50 +54,108 @@ pub struct OutputBuffer<'a> {
 }
 
 /// A request that was found good.
-pub struct Admitted {
-    pub request: Request,
+#[derive(Default)]
+pub struct Admitted<'a> {
+    /// Its inputs in the order of the signature.
+    pub given: Given<'a>,
+    /// 1 for a model that is not batched.
     pub rows: usize,
+    /// It belongs to the model's usual line.
+    pub is_usual: bool,
+    /// For each of its output buffers the place in the signature.
+    pub output_places: Places,
 }
 
-/// Checks a request against the model, and takes its inputs over.
-pub fn admit(
-    description: RequestDescription<'_>,
+/// Places in a signature.
+type Places = SmallVec<[usize; 8]>;
+
+/// Checks a request against the model.
+#[inline]
+pub fn admit<'a>(
+    description: &'a RequestDescription<'_>,
     model: &LoadedModel,
-    budget: &Arc<Budget>,
-    completion: &Arc<CompletionQueue>,
-    submitted_ns: u64,
-) -> Result<Admitted> {
+    admitted: &mut Admitted<'a>,
+) -> Result<()> {
+    if let Some(line) = model.queue.lines.usual()
+        && description.outputs.is_empty()
+        && let Some(rows) = usual_rows(description, line)
+    {
+        admitted.given.extend(description.inputs.iter().map(Some));
+        (admitted.rows, admitted.is_usual) = (rows, true);
+        return Ok(());
+    }
+    admit_any(description, model, admitted)
+}
+
+/// The rows of a request that gives every input by position, all of the model's usual shape; `None` for any other,
+/// good or bad.
+#[inline]
+fn usual_rows(description: &RequestDescription<'_>, line: &Line) -> Option<usize> {
+    let layout = line.layout()?;
+    if description.inputs.len() != line.signature().inputs.len()
+        || layout.inputs.len() != description.inputs.len()
+    {
+        return None;
+    }
+    let rows =
+        if layout.joined { usize::try_from(*description.inputs.first()?.shape.first()?).ok()? } else { 1 };
+    if rows == 0 || rows > layout.max_rows {
+        return None;
+    }
+    for (input, part) in description.inputs.iter().zip(&layout.inputs) {
+        let InputData::Copy(bytes) = input.data else { return None };
+        let skip = usize::from(layout.joined);
+        let good = input.name.is_none()
+            && input.dtype == part.dtype
+            && input.shape.len() == part.shape.len()
+            && (skip == 0 || input.shape[0] == rows as i64)
+            && input.shape[skip..] == part.shape[skip..]
+            && bytes.len() == rows * part.row_bytes;
+        if !good {
+            return None;
+        }
+    }
+    Some(rows)
+}
+
+fn admit_any<'a>(
+    description: &'a RequestDescription<'_>,
+    model: &LoadedModel,
+    admitted: &mut Admitted<'a>,
+) -> Result<()> {
     let signature = model.signature();
     let places = places("input", &signature.inputs, description.inputs.iter().map(|input| input.name))?;
-    let mut given: Vec<Option<InputTensor<'_>>> = signature.inputs.iter().map(|_| None).collect();
-    for (input, &place) in description.inputs.into_iter().zip(&places) {
-        given[place] = Some(input);
+    admitted.given.resize(signature.inputs.len(), None);
+    for (input, &place) in description.inputs.iter().zip(&places) {
+        admitted.given[place] = Some(input);
     }
-    let rows = check_inputs(&given, model)?;
-    let (inputs, borrowed, reservation) = take(given, &signature.inputs, budget)?;
+    admitted.rows = check_inputs(&admitted.given, model)?;
+    if !description.outputs.is_empty() {
+        admitted.output_places = places_of_outputs(&description.outputs, model)?;
+    }
+    Ok(())
+}
 
-    let places = places_of_outputs(&description.outputs, model)?;
-    let mut outputs: Vec<Option<CallerBuffer>> = Vec::new();
-    if !places.is_empty() {
-        outputs.resize_with(signature.outputs.len(), || None);
+/// What a request brings besides rows: tensors of its own, and the host's memory for outputs.
+pub fn extras(
+    description: &RequestDescription<'_>,
+    admitted: &Admitted<'_>,
+    model: &LoadedModel,
+    bare: bool,
+    budget: &Arc<Budget>,
+) -> Result<Option<Extras>> {
+    let mut extras = Extras::default();
+    if !admitted.output_places.is_empty() {
+        extras.outputs.resize_with(model.signature().outputs.len(), || None);
+        for (output, &place) in description.outputs.iter().zip(&admitted.output_places) {
+            extras.outputs[place] = Some(output.buffer.clone());
+        }
     }
-    for (output, &place) in description.outputs.into_iter().zip(&places) {
-        outputs[place] = Some(output.buffer);
+    if bare {
+        let (inputs, reservation) = take(&admitted.given, &model.signature().inputs, budget)?;
+        extras.rare = Some(Box::new(Rare { inputs: Some(inputs), reservation, ..Rare::default() }));
     }
-    let request = Request {
-        model: description.model,
-        user_data: description.user_data,
-        completion: Arc::clone(completion),
-        inputs,
-        borrowed,
-        outputs,
-        submitted_ns,
-        deadline_ns: description.deadline_ns,
-        traffic: Some(model.traffic()),
-        reservation,
-        cancellable: true,
-    };
-    Ok(Admitted { request, rows })
+    Ok((bare || !extras.outputs.is_empty()).then_some(extras))
 }
 
 /// For each tensor given, by name or by position, its place in the signature.
@@ -103,8 +163,8 @@ fn places<'a>(
     kind: &str,
     specs: &[TensorSpec],
     names: impl Iterator<Item = Option<&'a str>>,
-) -> Result<Vec<usize>> {
-    let mut places: Vec<usize> = Vec::with_capacity(specs.len());
+) -> Result<Places> {
+    let mut places = Places::new();
     for (position, name) in names.enumerate() {
         let known = || specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
         let place = match name {
@@ -134,7 +194,7 @@ fn places<'a>(
 }
 
 /// Checks dtypes, shapes and sizes; returns the request's rows (1 for a model that is not batched).
-fn check_inputs(given: &[Option<InputTensor<'_>>], model: &LoadedModel) -> Result<usize> {
+fn check_inputs(given: &Given<'_>, model: &LoadedModel) -> Result<usize> {
     let specs = &model.signature().inputs;
     let mut rows: Option<(i64, &str)> = None;
     for (input, spec) in given.iter().zip(specs) {
@@ -224,12 +284,12 @@ fn check_input(input: &InputTensor<'_>, spec: &TensorSpec) -> Result<()> {
     Ok(())
 }
 
-/// Copies or borrows the inputs. Returns whether any is borrowed, and the copies' share of the budget.
+/// Copies or borrows the inputs. Returns the copies' share of the budget too.
 fn take(
-    given: Vec<Option<InputTensor<'_>>>,
+    given: &Given<'_>,
     specs: &[TensorSpec],
     budget: &Arc<Budget>,
-) -> Result<(Inputs, bool, Option<Reservation>)> {
+) -> Result<(Inputs, Option<Reservation>)> {
     let copied: usize = given
         .iter()
         .flatten()
@@ -240,27 +300,23 @@ fn take(
         })
         .sum();
     let reservation = if copied > 0 { Some(budget.reserve(copied as u64)?) } else { None };
-    let mut borrowed = false;
     let mut inputs: Inputs = Vec::with_capacity(given.len());
-    for (input, spec) in given.into_iter().zip(specs) {
+    for (input, spec) in given.iter().zip(specs) {
         let Some(input) = input else {
             inputs.push(None);
             continue;
         };
-        let data = match input.data {
+        let data = match &input.data {
             InputData::Copy(bytes) => Data::Owned(Buffer::copy_of(bytes)?),
-            InputData::Borrow(bytes) => {
-                borrowed = true;
-                Data::Borrowed(bytes)
-            }
+            InputData::Borrow(bytes) => Data::Borrowed(bytes.clone()),
             InputData::Strings(strings) => Data::Strings(StringTensor::copy_of(strings.iter().copied())?),
         };
         inputs.push(Some(Tensor { dtype: spec.dtype, shape: Shape::from_slice(input.shape), data }));
     }
-    Ok((inputs, borrowed, reservation))
+    Ok((inputs, reservation))
 }
 
-fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &LoadedModel) -> Result<Vec<usize>> {
+fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &LoadedModel) -> Result<Places> {
     let specs = &model.signature().outputs;
     let places = places("output", specs, outputs.iter().map(|output| output.name))?;
     for (output, &place) in outputs.iter().zip(&places) {

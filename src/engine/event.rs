@@ -1,10 +1,11 @@
 //! Events: what a request produces, and the payload that the host holds until it releases it.
+#![allow(unsafe_code)]
 
-use super::requests::RequestTable;
+use super::table::Table;
 use super::{ModelId, Ticket};
 use crate::error::Status;
 use crate::tensor::DType;
-use std::sync::Arc;
+use std::ptr::NonNull;
 
 /// What an event says. The numbers are those of the C ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct EventFlags {
 pub struct Timing {
     /// From submit until a lane took the request.
     pub queued_ns: u64,
-    /// From there until the run started: joining the batch, and waiting for a place to compute.
+    /// From there until the run started.
     pub batched_ns: u64,
     /// Inside the backend.
     pub computed_ns: u64,
@@ -54,14 +55,20 @@ pub struct Event {
 
 /// The host's hold on what a request left behind; released on drop.
 pub struct Payload {
-    /// Always there, but for the moment between `into_parts` and drop.
-    hold: Option<(Arc<RequestTable>, Ticket)>,
+    /// The table lives for as long as the hold, which keeps the batch, which keeps the table.
+    hold: Option<(NonNull<Table>, Ticket)>,
 }
+
+// SAFETY: the table may be used from any thread, and it lives as long as the payload.
+unsafe impl Send for Payload {}
+// SAFETY: as above.
+unsafe impl Sync for Payload {}
 
 impl Drop for Payload {
     fn drop(&mut self) {
         if let Some((table, ticket)) = self.hold.take() {
-            table.release(ticket);
+            // SAFETY: the hold is still there.
+            unsafe { Table::release_at(table, ticket) };
         }
     }
 }
@@ -80,24 +87,29 @@ pub struct OutputRef {
 
 impl Payload {
     /// A hold on what `ticket` left behind in `table`.
-    pub fn new(table: Arc<RequestTable>, ticket: Ticket) -> Self {
-        Payload { hold: Some((table, ticket)) }
+    pub fn new(table: &Table, ticket: Ticket) -> Self {
+        Payload { hold: Some((NonNull::from(table), ticket)) }
     }
 
-    /// Passes the hold on unreleased: whoever gets the parts makes a `Payload` of them again.
-    pub fn into_parts(mut self) -> Option<(Arc<RequestTable>, Ticket)> {
+    /// Passes the hold on unreleased: whoever gets the parts calls `Table::release_at`.
+    pub fn into_parts(mut self) -> Option<(NonNull<Table>, Ticket)> {
         self.hold.take()
+    }
+
+    fn table(&self) -> Option<(&Table, Ticket)> {
+        // SAFETY: the table lives as long as the payload.
+        self.hold.map(|(table, ticket)| (unsafe { table.as_ref() }, ticket))
     }
 
     /// Where output `index` is; `None` if there is no such output.
     pub fn output(&self, index: u32) -> Option<OutputRef> {
-        let (table, ticket) = self.hold.as_ref()?;
-        table.output(*ticket, index)
+        let (table, ticket) = self.table()?;
+        table.output(ticket, index)
     }
 
     /// What went wrong, if anything did.
     pub fn text(&self) -> Option<String> {
-        let (table, ticket) = self.hold.as_ref()?;
-        table.with_text(*ticket, |text| text.to_string_lossy().into_owned())
+        let (table, ticket) = self.table()?;
+        table.with_text(ticket, |text| text.to_string_lossy().into_owned())
     }
 }

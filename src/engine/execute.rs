@@ -1,210 +1,584 @@
-//! Execution of one batch: claim the requests, join their inputs, run, hand out the outputs.
+//! Execution of one batch by the lane that has taken it: leave out what nobody wants, run, resolve, publish.
+#![allow(unsafe_code)]
 
-use super::Ticket;
-use super::completion::CompletionQueue;
-use super::event::Event;
+use super::batch::{Batch, Inputs, Lent, Phase};
+use super::completion::{CompletionQueue, Link};
 use super::lifecycle::Core;
+use super::line::Kind;
 use super::models::LoadedModel;
-use super::outcome::Outcome;
-use super::requests::Run;
+use super::outcome::{self, OWN};
+use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::panics::catch;
-use crate::scheduler::join::{Inputs, join};
-use crate::scheduler::queue::Item;
-use crate::tensor::{Data, Tensor};
-use std::sync::Arc;
+use crate::sync::{Ordering, spin_loop};
+use crate::tensor::{Data, Tensor, size_bytes};
+use std::ffi::CString;
+use std::ptr;
 
-struct Claimed {
-    ticket: Ticket,
-    rows: usize,
-    inputs: Inputs,
-}
+/// What a run came to: the outputs, if they are not in the batch's memory.
+type Ran = Result<Option<Vec<Tensor>>>;
 
-/// Runs a batch that a queue has given out. Every request in it is resolved when this returns.
-pub fn execute(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
-    let tickets: Vec<Ticket> = items.iter().map(|item| item.work).collect();
-    let done = catch(|| {
-        claim_and_run(core, model, items);
+/// Runs a batch that a queue has given out, and lets go of the lane's hold on it. Every request in it is resolved when
+/// this returns.
+pub fn execute(core: &Core, model: &LoadedModel, index: u32) {
+    // SAFETY: the queue has given the lane's hold to the caller.
+    let batch = unsafe { core.table.batch(index) };
+    batch.set_phase(Phase::Running);
+    let counts = core.table.slot(index).claims.counts();
+    let taken_ns = now_ns();
+    let mut looks = 0u32;
+    while !batch.written.all_set(counts.members) {
+        // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
+        looks += 1;
+        if looks < 200 { spin_loop() } else { std::thread::yield_now() }
+    }
+    let mut lane =
+        Lane { core, model, batch, members: counts.members, rows: counts.rows, taken_ns, has_lent: false };
+    if let Err(error) = catch(|| {
+        lane.work();
         Ok(())
-    });
-    if let Err(error) = done {
+    }) {
         // A bug of the engine's own: the batch fails, the lane goes on.
-        let now = now_ns();
-        let results = tickets.into_iter().map(|ticket| (ticket, Err(error.clone()))).collect();
-        finish(core, results, now, now, 0);
+        lane.finish(Err(error), taken_ns, now_ns());
     }
+    core.table.let_go(index, 1);
+    core.table.batch_is_done();
 }
 
-fn claim_and_run(core: &Core, model: &LoadedModel, items: Vec<Item<Ticket>>) {
-    let run = Arc::new(Run::new());
-    let claimed: Vec<Claimed> = items
-        .into_iter()
-        .filter_map(|item| {
-            let inputs = core.requests.claim(item.work, &run)?;
-            Some(Claimed { ticket: item.work, rows: item.rows, inputs })
-        })
-        .collect();
-    run.leave();
-    match core.gate.enter(&run.interrupt) {
-        Some(_pass) => {
-            run_claimed(core, model, claimed, &run, &mut |error| model.record_outcome(error, &core.logger));
+/// A batch and whoever runs it.
+struct Lane<'a> {
+    core: &'a Core,
+    model: &'a LoadedModel,
+    batch: &'a Batch,
+    members: usize,
+    rows: usize,
+    taken_ns: u64,
+    /// The backend has had memory that the request lends.
+    has_lent: bool,
+}
+
+impl Lane<'_> {
+    fn work(&mut self) {
+        if self.taken_ns >= self.batch.deadline_ns.load(Ordering::SeqCst) {
+            self.core.table.expire(self.taken_ns);
         }
-        None => give_up(core, claimed),
+        self.take_lent();
+        if self.leave_out_resolved() == 0 {
+            return self.finish(
+                Err(Error::new(Status::Cancelled, "nobody wants the result")),
+                self.taken_ns,
+                0,
+            );
+        }
+        self.fetch();
+        let started_ns = now_ns();
+        let result = self.run();
+        let ended_ns = now_ns();
+        if self.batch.line.kind() == Kind::Joined {
+            self.model.queue.expect_again(self.rows);
+        }
+        self.core.metrics.computed.record(ended_ns.saturating_sub(started_ns));
+        for traffic in [&self.core.metrics.traffic, &*self.batch.line.traffic] {
+            traffic.batches.add(1);
+            traffic.rows.add(self.request_rows() as u64);
+        }
+        let given_up = self.batch.interrupt.is_raised();
+        match &result {
+            Ok(_) => {
+                self.model.queue.costs.record(self.request_rows(), ended_ns.saturating_sub(started_ns));
+                self.model.record_outcome(None, &self.core.logger);
+            }
+            Err(error) if error.status == Status::BackendFailed && self.members > 1 && !given_up => {
+                let error = error.clone();
+                return self.run_one_by_one(error, started_ns, ended_ns);
+            }
+            Err(_) if given_up => (),
+            Err(error) => self.model.record_outcome(Some(error), &self.core.logger),
+        }
+        self.finish(result, started_ns, ended_ns);
     }
-}
 
-/// Ends requests that nobody wants any more. Their buffers must be given back all the same.
-fn give_up(core: &Core, claimed: Vec<Claimed>) {
-    let tickets: Vec<Ticket> = claimed.iter().map(|request| request.ticket).collect();
-    drop(claimed);
-    let given_up = || Err(Error::new(Status::Cancelled, "nobody wants the result"));
-    let now = now_ns();
-    finish(core, tickets.into_iter().map(|ticket| (ticket, given_up())).collect(), now, now, 0);
-}
+    /// Takes memory that the request lends, unless it was resolved before.
+    fn take_lent(&mut self) {
+        // SAFETY: written, and held by the lane. Requests that lend are alone in their batch.
+        if unsafe { self.batch.request(0) }.flags.lends {
+            let lent = &self.batch.cold(0).lent;
+            let taken = lent.compare_exchange(Lent::HOST, Lent::LANE, Ordering::AcqRel, Ordering::Acquire);
+            self.has_lent = taken.is_ok();
+        }
+    }
 
-/// Runs requests and resolves them. How it went, which says something about the model, is told to `record` before the
-/// host hears of it.
-fn run_claimed(
-    core: &Core,
-    model: &LoadedModel,
-    claimed: Vec<Claimed>,
-    run: &Run,
-    record: &mut dyn FnMut(Option<&Error>),
-) {
-    if run.interrupt.is_raised() {
-        return give_up(core, claimed);
+    /// The requests' rows in the run.
+    fn request_rows(&self) -> usize {
+        match self.batch.line.layout() {
+            Some(layout) if layout.joined => self.rows,
+            // SAFETY: written, and held by the lane.
+            _ => unsafe { self.batch.request(0) }.rows as usize,
+        }
     }
-    let requests: Vec<(Ticket, usize)> =
-        claimed.iter().map(|request| (request.ticket, request.rows)).collect();
-    let rows: usize = requests.iter().map(|(_, rows)| rows).sum();
-    let joined = requests.len() > 1;
-    // Kept for a second try one by one: if a joined run fails, one request may be to blame.
-    let inputs: Vec<Inputs> = claimed.into_iter().map(|request| request.inputs).collect();
-    let started = now_ns();
-    let (result, inputs) = run_backend(model, inputs, joined.then_some(rows), run);
-    let ended = now_ns();
-    core.metrics.computed.record(ended.saturating_sub(started));
-    for traffic in [&core.metrics.traffic, &*model.traffic()] {
-        traffic.batches.add(1);
-        traffic.rows.add(rows as u64);
-    }
-    let given_up = run.interrupt.is_raised();
-    match (result, inputs) {
-        (Err(error), Some(inputs)) if error.status == Status::BackendFailed && !given_up => {
-            // However many fail again, it is one failure of one batch.
-            let mut failed = false;
-            let mut record_once = |error: Option<&Error>| {
-                if !(error.is_some() && std::mem::replace(&mut failed, true)) {
-                    record(error);
+
+    /// Moves the rows of members that are not resolved together, and returns how many members that are.
+    fn leave_out_resolved(&mut self) -> usize {
+        let resolved = self.batch.resolved.count(self.members);
+        let joined = self.batch.line.layout().filter(|layout| layout.joined);
+        let (Some(layout), Some(memory), true) = (joined, &self.batch.memory, resolved > 0) else {
+            return self.members - resolved;
+        };
+        let (mut to, mut live) = (0, 0);
+        for member in 0..self.members {
+            if self.batch.resolved.is_set(member) {
+                continue;
+            }
+            // SAFETY: written, and held by the lane.
+            let request = unsafe { self.batch.request(member) };
+            let (from, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
+            if from != to {
+                for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
+                    let size = (from + rows) * part.row_bytes;
+                    // SAFETY: all members have written, so the lane owns the memory.
+                    let bytes = unsafe { region.bytes_mut(0, size) };
+                    bytes.copy_within(from * part.row_bytes..size, to * part.row_bytes);
                 }
+                request.first_row.store(to as u32, Ordering::Relaxed);
+            }
+            to += rows;
+            live += 1;
+        }
+        self.rows = to;
+        live
+    }
+
+    /// Brings what submitters have written into this core's cache, all lines at once: the backend and `finish`, which
+    /// go through it in order, would wait for one after the other.
+    fn fetch(&self) {
+        const LINE: usize = 64;
+        const MOST: usize = 256 << 10;
+        let mut seen = 0u8;
+        if let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) {
+            for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
+                let size = (self.rows * part.row_bytes).min(region.size());
+                if size <= MOST {
+                    // SAFETY: all members have written, so the lane owns the memory.
+                    let bytes = unsafe { region.bytes(0, size) };
+                    seen = bytes.iter().step_by(LINE).fold(seen, |seen, byte| seen ^ byte);
+                }
+            }
+        }
+        for member in &self.batch.members[..self.members] {
+            seen ^= member.status.load(Ordering::Relaxed) as u8;
+        }
+        std::hint::black_box(seen);
+    }
+
+    fn run(&self) -> Ran {
+        match (self.batch.line.layout(), &self.batch.memory) {
+            (Some(layout), Some(memory)) => {
+                let rows = self.padded_rows(layout, memory);
+                let tensors = self.run_rows(layout, memory, 0, rows)?;
+                tensors.map(|tensors| self.check(tensors, layout.joined.then_some(rows))).transpose()
+            }
+            _ => {
+                let inputs = self.bare_inputs();
+                let tensors = catch(|| self.model.backend().run(&inputs, &self.batch.interrupt))?;
+                self.check(tensors, None).map(Some)
+            }
+        }
+    }
+
+    /// The rows to run: those there are, filled up with zeros to the next bucket.
+    fn padded_rows(&self, layout: &Layout, memory: &Memory) -> usize {
+        let buckets = &self.model.config().batching.buckets;
+        let Some(&bucket) =
+            buckets.iter().find(|&&bucket| bucket as usize >= self.rows).filter(|_| layout.joined)
+        else {
+            return self.rows;
+        };
+        let bucket = bucket as usize;
+        for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
+            let (from, size) = (self.rows * part.row_bytes, (bucket - self.rows) * part.row_bytes);
+            // SAFETY: all members have written, so the lane owns the memory.
+            unsafe { region.bytes_mut(from, size) }.fill(0);
+        }
+        bucket
+    }
+
+    fn run_rows(&self, layout: &Layout, memory: &Memory, first: usize, rows: usize) -> Ran {
+        catch(|| {
+            // SAFETY: all members have written, so the lane owns the memory.
+            let mut view = unsafe { View::new(memory, layout, first, rows) };
+            // SAFETY: this is the lane.
+            let prepared = unsafe { self.batch.prepared() };
+            let prepared = prepared.ok_or_else(|| Error::new(Status::Internal, "a batch is not prepared"))?;
+            prepared.run(&mut view, &self.batch.interrupt)
+        })
+    }
+
+    /// The inputs of a request that has tensors of its own.
+    fn bare_inputs(&self) -> Inputs {
+        // SAFETY: this is the lane, and nobody else reads the inputs.
+        let extras = unsafe { self.batch.extras_mut(0) };
+        extras.rare.as_mut().and_then(|rare| rare.inputs.take()).unwrap_or_default()
+    }
+
+    /// A backend that breaks its word must not make the engine hand out memory that is not there.
+    fn check(&self, tensors: Vec<Tensor>, joined_rows: Option<usize>) -> Result<Vec<Tensor>> {
+        let specs = &self.model.signature().outputs;
+        if tensors.len() != specs.len() {
+            let text = format!("the backend returned {} outputs of {}", tensors.len(), specs.len());
+            return Err(Error::new(Status::Internal, text));
+        }
+        for (tensor, spec) in tensors.iter().zip(specs) {
+            let splits = joined_rows.is_none_or(|rows| {
+                tensor.shape.first() == Some(&(rows as i64)) && tensor.shape.len() == spec.dims.len()
+            });
+            let complete = match &tensor.data {
+                Data::Strings(_) => joined_rows.is_none(),
+                _ => size_bytes(tensor.dtype, &tensor.shape)? == tensor.bytes().len(),
             };
-            for ((ticket, rows), inputs) in requests.into_iter().zip(inputs) {
-                let alone = Arc::new(Run::new()); // so that each can be given up without the others
-                core.requests.move_to(ticket, &alone);
-                alone.leave();
-                let claimed = vec![Claimed { ticket, rows, inputs }];
-                run_claimed(core, model, claimed, &alone, &mut record_once);
+            if !splits || !complete || tensor.dtype != spec.dtype {
+                return Err(Error::new(
+                    Status::BackendFailed,
+                    format!(
+                        "output {:?} came back as {} {:?} with {} bytes, which does not fit the batch",
+                        spec.name,
+                        tensor.dtype.name(),
+                        tensor.shape,
+                        tensor.bytes().len()
+                    ),
+                ));
             }
         }
-        (result, inputs) => {
-            drop(inputs); // before any event says that borrowed buffers are free
-            let mut first = 0;
-            if !given_up {
-                record(result.as_ref().err());
+        Ok(tensors)
+    }
+
+    /// After a joined run has failed, for which one request may be to blame: runs each alone, and publishes it at once,
+    /// since another may take long. However many fail again, it is one failure of one batch.
+    fn run_one_by_one(&self, error: Error, started_ns: u64, ended_ns: u64) {
+        let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) else { return };
+        self.note(Err(error), started_ns, ended_ns);
+        let mut failed = false;
+        for member in 0..self.members {
+            self.batch.set_alone(Some(member));
+            if self.batch.resolved.is_set(member) {
+                continue;
             }
-            let batch = result.map(Arc::new);
-            let results = requests
-                .into_iter()
-                .map(|(ticket, count)| {
-                    let part = joined.then_some((first, count, rows));
-                    first += count;
-                    let outcome = batch.as_ref().map_err(Error::clone).map(|batch| Outcome {
-                        signature: Arc::clone(model.signature()),
-                        batch: Arc::clone(batch),
-                        rows: part,
-                    });
-                    (ticket, outcome)
-                })
-                .collect();
-            finish(core, results, started, ended, rows);
+            // SAFETY: written, and held by the lane.
+            let request = unsafe { self.batch.request(member) };
+            let (first, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
+            let result = self.run_rows(layout, memory, first, rows);
+            let result =
+                result.and_then(|tensors| tensors.map(|tensors| self.check(tensors, Some(rows))).transpose());
+            for traffic in [&self.core.metrics.traffic, &*self.batch.line.traffic] {
+                traffic.batches.add(1);
+                traffic.rows.add(rows as u64);
+            }
+            match &result {
+                Ok(_) => self.model.record_outcome(None, &self.core.logger),
+                Err(_) if self.batch.interrupt.is_raised() => (),
+                Err(error) if !std::mem::replace(&mut failed, true) => {
+                    self.model.record_outcome(Some(error), &self.core.logger);
+                }
+                Err(_) => (),
+            }
+            self.finish_alone(member, result);
         }
+        self.batch.set_alone(None);
+        self.batch.set_phase(Phase::Done);
     }
-}
 
-/// Joins the inputs if there are several, and calls the backend. The requests' own inputs come back when the
-/// run was joined, so that they can be run again.
-fn run_backend(
-    model: &LoadedModel,
-    mut requests: Vec<Inputs>,
-    joined_rows: Option<usize>,
-    run: &Run,
-) -> (Result<Vec<Tensor>>, Option<Vec<Inputs>>) {
-    let Some(rows) = joined_rows else {
-        let inputs = requests.pop().unwrap_or_default();
-        let result = catch(|| model.backend().run(&inputs, &run.interrupt));
-        return (result.and_then(|outputs| check_outputs(model, outputs, None)), None);
-    };
-    let result = catch(|| {
-        let inputs = join(&requests)?;
-        model.backend().run(&inputs, &run.interrupt)
-    });
-    (result.and_then(|outputs| check_outputs(model, outputs, Some(rows))), Some(requests))
-}
-
-/// A backend that breaks its word must not make the engine hand out memory that is not there.
-fn check_outputs(
-    model: &LoadedModel,
-    outputs: Vec<Tensor>,
-    joined_rows: Option<usize>,
-) -> Result<Vec<Tensor>> {
-    let specs = &model.signature().outputs;
-    if outputs.len() != specs.len() {
-        return Err(Error::new(
-            Status::Internal,
-            format!("the backend returned {} outputs of {}", outputs.len(), specs.len()),
-        ));
-    }
-    for (tensor, spec) in outputs.iter().zip(specs) {
-        let splits = joined_rows.is_none_or(|rows| tensor.shape.first() == Some(&(rows as i64)));
-        let complete = match &tensor.data {
-            Data::Strings(_) => joined_rows.is_none(),
-            _ => crate::tensor::size_bytes(tensor.dtype, &tensor.shape)? == tensor.bytes().len(),
+    /// Resolves a member that was run alone, unless it is, and publishes its event.
+    fn finish_alone(&self, member: usize, result: Ran) {
+        let (batch, table) = (self.batch, &self.core.table);
+        let _publishing = table.publishing();
+        if now_ns() >= batch.deadline_ns.load(Ordering::SeqCst) {
+            table.expire(now_ns());
+        }
+        if !batch.resolved.set(member) {
+            return;
+        }
+        // SAFETY: this is the lane, and the member is not published yet.
+        let extras = unsafe { batch.extras_mut(member) };
+        let rare = extras.rare.get_or_insert_default();
+        (rare.text, rare.tensors) = (None, None);
+        let code = match result {
+            Ok(tensors) => {
+                rare.tensors = tensors;
+                0
+            }
+            Err(error) => {
+                rare.text = c_text(error.message);
+                error.status.code() as u32
+            }
         };
-        if !splits || !complete || tensor.dtype != spec.dtype {
-            return Err(Error::new(
-                Status::BackendFailed,
-                format!(
-                    "output {:?} came back as {} {:?} with {} bytes, which does not fit the batch",
-                    spec.name,
-                    tensor.dtype.name(),
-                    tensor.shape,
-                    tensor.bytes().len()
-                ),
-            ));
+        batch.members[member].status.store(code | OWN, Ordering::Relaxed);
+        let status = self.finish_unusual(member, Status::Ok);
+        self.count(status, 1);
+        if batch.line.outputs_count() > 0 || status != Status::Ok {
+            table.slot(batch.index).held().set(member);
+        }
+        // SAFETY: written, and held by the lane; queues live as long as the table.
+        let request = unsafe { batch.request(member) };
+        if status == Status::Ok {
+            self.core.metrics.total.record(now_ns().saturating_sub(request.submitted_ns));
+            self.core.metrics.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
+        }
+        batch.published.set(member);
+        // SAFETY: as above.
+        if let Some(queue) = unsafe { request.queue.as_ref() } {
+            queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
         }
     }
-    Ok(outputs)
+
+    /// Notes down how the run went. Nothing is published yet.
+    fn note(&self, result: Ran, started_ns: u64, ended_ns: u64) -> Status {
+        // SAFETY: this is the lane, and nothing is published yet.
+        let lap = unsafe { self.batch.lap_mut() };
+        (lap.taken_ns, lap.started_ns, lap.ended_ns) = (self.taken_ns, started_ns, ended_ns.max(started_ns));
+        lap.rows = self.request_rows() as u32;
+        match result {
+            Ok(tensors) => (lap.status, lap.text, lap.tensors) = (Status::Ok, None, tensors),
+            Err(error) => {
+                (lap.status, lap.text, lap.tensors) = (error.status, c_text(error.message), None);
+            }
+        }
+        lap.status
+    }
+
+    /// Resolves every member that is not, and publishes their events.
+    fn finish(&self, result: Ran, started_ns: u64, ended_ns: u64) {
+        let (batch, table) = (self.batch, &self.core.table);
+        batch.set_phase(Phase::Finishing);
+        let now = ended_ns.max(started_ns);
+        // Without threads nobody looked at the clock during the run: what is overdue has expired all the same.
+        if now >= batch.deadline_ns.load(Ordering::SeqCst) {
+            table.expire(now);
+        }
+        let batch_status = self.note(result, started_ns, now);
+        let mut newly = 0;
+        batch.resolved.set_rest(self.members, |at, bits| {
+            batch.published.store(at, bits);
+            newly += bits.count_ones() as u64;
+        });
+        let mut counted = 0;
+        let (mut first_queue, mut same) = (ptr::null::<CompletionQueue>(), true);
+        for member in self.published() {
+            // SAFETY: written, and held by the lane.
+            let request = unsafe { batch.request(member) };
+            if counted == 0 {
+                first_queue = request.queue;
+            }
+            same &= ptr::eq(request.queue, first_queue);
+            counted += 1;
+            let word = batch.members[member].status.load(Ordering::Relaxed);
+            if request.flags.extras || word != 0 || request.flags.lends {
+                let status = self.finish_unusual(member, batch_status);
+                if status != batch_status {
+                    self.count(status, 1);
+                    newly -= 1;
+                }
+            }
+        }
+        self.count(batch_status, newly);
+        // All of them at once, rather than one by one when they are taken: the host gets something to release with each,
+        // outputs or a reason.
+        let outputs = batch.line.outputs_count() > 0;
+        if outputs || batch_status != Status::Ok {
+            let held = table.slot(batch.index).held();
+            for at in 0..self.members.div_ceil(64) {
+                match batch.published.word(at) {
+                    0 => (),
+                    bits => held.add(at, bits),
+                }
+            }
+        }
+        self.release_lent();
+        self.record_times();
+        if counted > 0 && !first_queue.is_null() && same {
+            // SAFETY: queues live as long as the table.
+            unsafe { &*first_queue }.publish(Link::batch(batch.index), &batch.link, table);
+        } else if counted > 0 {
+            self.publish_by_queue();
+        }
+        batch.set_phase(Phase::Done);
+    }
+
+    /// Members that are resolved by this batch's end.
+    fn published(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.members.div_ceil(64)).flat_map(move |at| {
+            let mut bits = self.batch.published.word(at);
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Some(64 * at + bit)
+            })
+        })
+    }
+
+    fn count(&self, status: Status, count: u64) {
+        if count > 0 {
+            self.core.metrics.traffic.outcomes.count_many(status, count);
+            self.batch.line.traffic.outcomes.count_many(status, count);
+        }
+    }
+
+    /// What few members need when they end. Returns the member's own status.
+    fn finish_unusual(&self, member: usize, batch_status: Status) -> Status {
+        let place = &self.batch.members[member].status;
+        let word = place.load(Ordering::Relaxed);
+        let mut status = match word & !OWN {
+            0 if word & OWN != 0 => Status::Ok,
+            0 => batch_status,
+            code => Status::from_code(code as i32).unwrap_or(Status::Internal),
+        };
+        // SAFETY: written, and held by the lane.
+        let request = unsafe { self.batch.request(member) };
+        if status == Status::Ok && request.flags.extras {
+            // A panic here must not take the events of the whole batch with it.
+            let copied = catch(|| {
+                self.trim(member)?;
+                outcome::copy_to_caller(self.batch, member)
+            });
+            if let Err(error) = copied {
+                status = error.status;
+                // SAFETY: this is the lane, and the member is not published yet.
+                let extras = unsafe { self.batch.extras_mut(member) };
+                extras.rare.get_or_insert_default().text = c_text(error.message);
+                place.store(status.code() as u32 | OWN, Ordering::Relaxed);
+            }
+        }
+        if request.flags.lends {
+            // Before any event says that the host's memory is its own again.
+            // SAFETY: as above.
+            if let Some(rare) = &mut unsafe { self.batch.extras_mut(member) }.rare {
+                rare.inputs = None;
+            }
+            // SAFETY: queues live as long as the table.
+            if let Some(queue) = unsafe { request.queue.as_ref() } {
+                queue.unreserve(1); // there is no second event
+            }
+        }
+        status
+    }
+
+    /// Takes the padding out of a member's outputs.
+    fn trim(&self, member: usize) -> Result<()> {
+        // SAFETY: this is the lane, and the member is not published yet.
+        let extras = unsafe { self.batch.extras_mut(member) };
+        let Some(sizes) = extras.rare.as_mut().and_then(|rare| rare.sizes.take()) else { return Ok(()) };
+        // So that outputs are looked up where the backend left them, not where the host wants them.
+        let callers = std::mem::take(&mut extras.outputs);
+        let trimmed = self.trim_to(member, &sizes);
+        // SAFETY: as above.
+        unsafe { self.batch.extras_mut(member) }.outputs = callers;
+        trimmed
+    }
+
+    fn trim_to(&self, member: usize, sizes: &[(usize, usize, i64)]) -> Result<()> {
+        // SAFETY: as above.
+        let Some(rare) = &mut (unsafe { self.batch.extras_mut(member) }).rare else { return Ok(()) };
+        let mut shapes = Vec::new();
+        let mut own = Vec::new();
+        for (index, spec) in self.model.signature().outputs.iter().enumerate() {
+            let Some(output) = outcome::output(self.batch, member, index) else { return Ok(()) };
+            // SAFETY: the shape has as many sizes as said.
+            let padded = unsafe { std::slice::from_raw_parts(output.shape, output.rank) };
+            let shape = self.model.queue.lines.trimmed(sizes, index, padded);
+            let element = spec.dtype.whole_bytes().unwrap_or(1);
+            let in_memory = rare.tensors.is_none()
+                // SAFETY: this is the lane.
+                && unsafe { self.batch.lap() }.tensors.is_none();
+            if in_memory {
+                // SAFETY: the member's rows of the output, which the lane owns until they are published.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts_mut(output.data.cast_mut(), output.size_bytes) };
+                outcome::trim(bytes, element, padded, &shape);
+            } else {
+                // SAFETY: the output is there, and stays for as long as the batch is held.
+                let bytes = unsafe { std::slice::from_raw_parts(output.data, output.size_bytes) };
+                let mut buffer = crate::tensor::Buffer::copy_of(bytes)?;
+                outcome::trim(buffer.bytes_mut(), element, padded, &shape);
+                let bytes = &buffer.bytes()[..size_bytes(spec.dtype, &shape)?];
+                let data = Data::Owned(crate::tensor::Buffer::copy_of(bytes)?);
+                own.push(Tensor { dtype: spec.dtype, shape: shape.clone(), data });
+            }
+            shapes.push(shape);
+        }
+        rare.shapes = Some(shapes);
+        if !own.is_empty() {
+            rare.tensors = Some(own);
+        }
+        Ok(())
+    }
+
+    /// Says that memory is the host's again that was lent by a request which was resolved while it ran.
+    fn release_lent(&self) {
+        if !self.has_lent {
+            return;
+        }
+        let (batch, cold) = (self.batch, self.batch.cold(0));
+        if cold.lent.swap(Lent::LET_GO, Ordering::AcqRel) == Lent::LANE {
+            return; // whoever resolves it, or has, finds that the memory is the host's again
+        }
+        // It was promised another event, which must not come before the first.
+        while batch.members[0].status.load(Ordering::Acquire) & outcome::ANNOUNCED == 0 {
+            std::thread::yield_now();
+        }
+        let table = &self.core.table;
+        // SAFETY: written, and held by the lane; queues live as long as the table.
+        match unsafe { batch.request(0).queue.as_ref() } {
+            Some(queue) => queue.publish(Link::released(batch.index, 0), &cold.second_link, table),
+            None => {
+                table.leave(1);
+                table.let_go(batch.index, 1);
+            }
+        }
+    }
+
+    fn record_times(&self) {
+        // SAFETY: this is the lane.
+        let lap = unsafe { self.batch.lap() };
+        if lap.status != Status::Ok {
+            return;
+        }
+        // SAFETY: written, and held by the lane.
+        let submitted = || self.published().map(|member| unsafe { self.batch.request(member) }.submitted_ns);
+        let metrics = &self.core.metrics;
+        metrics.total.record_all(submitted().map(|at| lap.ended_ns.saturating_sub(at)));
+        metrics.queued.record_all(submitted().map(|at| lap.taken_ns.saturating_sub(at)));
+    }
+
+    /// Publishes members one by one, but those of one queue together.
+    fn publish_by_queue(&self) {
+        let batch = self.batch;
+        let mut left: smallvec::SmallVec<[usize; 64]> = self.published().collect();
+        while let Some(&first) = left.first() {
+            // SAFETY: written, and held by the lane.
+            let queue_of = |member: usize| unsafe { batch.request(member) }.queue;
+            let queue = queue_of(first);
+            let mut newest: Option<Link> = None;
+            let mut oldest = first;
+            left.retain(|member| {
+                let same = ptr::eq(queue_of(*member), queue);
+                if same {
+                    match newest {
+                        // The newest comes first in the chain.
+                        Some(link) => batch.members[*member].link.store(link.0, Ordering::Relaxed),
+                        None => oldest = *member,
+                    }
+                    newest = Some(Link::member(batch.index, *member));
+                }
+                !same
+            });
+            // SAFETY: queues live as long as the table.
+            if let (Some(newest), Some(queue)) = (newest, unsafe { queue.as_ref() }) {
+                queue.publish_chain(newest, &batch.members[oldest].link, &self.core.table);
+            }
+        }
+    }
 }
 
-/// Resolves requests and publishes their events, one completion queue at a time.
-fn finish(core: &Core, results: Vec<(Ticket, Result<Outcome>)>, started: u64, ended: u64, rows: usize) {
-    // Without threads nobody looked at the clock during the run: what is overdue has expired all the same.
-    core.expire();
-    let mut published: Vec<(Arc<CompletionQueue>, Vec<Event>)> = Vec::new();
-    let mut terminal = 0;
-    for (ticket, result) in results {
-        let Some(completion) = core.requests.complete(ticket, result, started, ended, rows as u32) else {
-            continue;
-        };
-        terminal += u64::from(completion.is_terminal);
-        match published.iter_mut().find(|(queue, _)| Arc::ptr_eq(queue, &completion.queue)) {
-            Some((_, events)) => events.push(completion.event),
-            None => published.push((completion.queue, vec![completion.event])),
-        }
-    }
-    for (queue, events) in published {
-        queue.publish(events);
-    }
-    core.requests.settle(terminal);
+/// Text for C: without NULs, which would cut it.
+pub fn c_text(text: String) -> Option<CString> {
+    CString::new(text.replace('\0', " ")).ok()
 }

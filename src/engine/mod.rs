@@ -1,20 +1,27 @@
 //! The engine: owns models, queues, threads and memory, and wires the layers below together.
 
 mod admission;
+mod batch;
 mod completion;
+mod crew;
 mod event;
 mod execute;
+mod job;
 mod lifecycle;
+mod line;
+mod lines;
 mod models;
 mod outcome;
+mod queue;
 mod reports;
-mod requests;
+mod submit;
+mod table;
 
 pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
 pub use lifecycle::{Engine, Queue};
 pub use reports::{HealthSnapshot, MetricsSnapshot};
-pub use requests::RequestTable;
+pub use table::Table;
 
 /// A model, named by a number that is never used again for another one.
 pub type ModelId = u64;

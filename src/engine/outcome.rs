@@ -1,93 +1,318 @@
-//! What a run leaves for one of its requests: its rows of every output, as views of the batch.
+//! What a batch leaves for one of its members: its event, its outputs, and its reason if it failed.
+#![allow(unsafe_code)]
 
-use super::event::OutputRef;
+use super::batch::Batch;
+use super::event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+use super::table::{Table, ticket};
 use crate::error::{Error, Result, Status};
-use crate::tensor::{CallerBuffer, Data, Shape, Signature, StringSlice, Tensor, element_count};
-use std::sync::Arc;
+use crate::sync::Ordering;
+use crate::tensor::{Data, Shape, StringSlice, Tensor, element_count};
+use std::ffi::CStr;
 
-/// A run's outputs, and which of their rows are the request's.
-pub struct Outcome {
-    pub signature: Arc<Signature>,
-    /// All outputs of the run, shared by its requests.
-    pub batch: Arc<Vec<Tensor>>,
-    /// The request's rows: (first row, rows, rows of the run); `None`: the run was for this request alone.
-    pub rows: Option<(usize, usize, usize)>,
+/// In a member's status: it was resolved before its run was over.
+pub const EARLY: u32 = 1 << 31;
+/// In a member's status: another event follows.
+pub const MORE: u32 = 1 << 30;
+
+/// In a member's status: its extras say more, though the request brought none.
+pub const OWN: u32 = 1 << 29;
+
+/// In a member's status: its first event of two is in its queue.
+pub const ANNOUNCED: u32 = 1 << 28;
+
+/// Which event of a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Terminal,
+    Released,
 }
 
-/// A request's outputs, where the host can look at them.
-pub struct Outputs {
-    signature: Arc<Signature>,
-    batch: Arc<Vec<Tensor>>,
-    views: Vec<View>,
-}
-
-struct View {
-    shape: Shape,
-    offset: usize,
-    size: usize,
-    caller: Option<CallerBuffer>,
-}
-
-impl Outputs {
-    /// Keeps the request's part of every output, and copies what goes to the host's own memory.
-    pub fn new(outcome: Outcome, callers: &mut [Option<CallerBuffer>]) -> Result<Self> {
-        let mut views = Vec::with_capacity(outcome.batch.len());
-        for (index, tensor) in outcome.batch.iter().enumerate() {
-            let mut view = view_of(tensor, outcome.rows);
-            if let Some(mut caller) = callers.get_mut(index).and_then(Option::take) {
-                if !caller.write(&tensor.bytes()[view.offset..view.offset + view.size]) {
-                    return Err(Error::new(
-                        Status::BufferTooSmall,
-                        format!(
-                            "output {:?} has {} bytes, the buffer given for it {}",
-                            outcome.signature.outputs[index].name,
-                            view.size,
-                            caller.capacity()
-                        ),
-                    ));
-                }
-                view.caller = Some(caller);
-            }
-            views.push(view);
-        }
-        Ok(Outputs { signature: outcome.signature, batch: outcome.batch, views })
-    }
-
-    pub fn count(&self) -> usize {
-        self.views.len()
-    }
-
-    /// Where output `index` is. The addresses stay valid for as long as `self`.
-    pub fn get(&self, index: usize) -> Option<OutputRef> {
-        let (view, spec) = (self.views.get(index)?, self.signature.outputs.get(index)?);
-        let tensor = self.batch.get(index)?;
-        let data = match (&view.caller, &tensor.data) {
-            (Some(caller), _) => caller.address().cast_const(),
-            (None, Data::Strings(strings)) => strings.slices().as_ptr().cast(),
-            (None, _) => tensor.bytes()[view.offset..].as_ptr(),
-        };
-        Some(OutputRef {
-            name: spec.c_name.as_ptr(),
-            dtype: spec.dtype,
-            shape: view.shape.as_ptr(),
-            rank: view.shape.len(),
-            data,
-            size_bytes: view.size,
-        })
-    }
-}
-
-fn view_of(tensor: &Tensor, rows: Option<(usize, usize, usize)>) -> View {
-    let mut shape = tensor.shape.clone();
-    let total = match &tensor.data {
-        Data::Strings(_) => element_count(&shape).unwrap_or(0) * size_of::<StringSlice>(),
-        _ => tensor.bytes().len(),
+/// Makes a member's event. The member's hold on the batch goes over to the event's payload, or is let go of.
+///
+/// # Safety
+/// The event is published, and made once.
+#[inline]
+pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -> Event {
+    let generation = table.slot(batch.index).life().generation();
+    let ticket = ticket(generation, batch.index, member);
+    let word = batch.members[member].status.load(Ordering::Relaxed);
+    // SAFETY: published.
+    let request = unsafe { batch.request(member) };
+    let early = word & EARLY != 0;
+    let mut event = Event {
+        kind: EventKind::Done,
+        status: Status::Ok,
+        flags: EventFlags { more: false, buffers_released: true },
+        ticket,
+        user_data: request.user_data,
+        model: batch.line.model_id(),
+        timing: Timing::default(),
+        outputs_count: 0,
+        payload: None,
     };
-    let (mut offset, mut size) = (0, total);
-    if let Some((first, count, of)) = rows {
-        let row = total / of.max(1);
-        (offset, size) = (first * row, count * row);
-        shape[0] = count as i64;
+    if request.flags.job {
+        // SAFETY: published.
+        event.model = unsafe { batch.extras(member) }.rare.as_ref().map_or(0, |rare| rare.model);
     }
-    View { shape, offset, size, caller: None }
+    if which == Which::Released {
+        event.kind = EventKind::BuffersReleased;
+        table.leave(1);
+        table.let_go(batch.index, 1);
+        return event;
+    }
+    if early {
+        event.status =
+            Status::from_code((word & !(EARLY | MORE | OWN | ANNOUNCED)) as i32).unwrap_or(Status::Internal);
+        event.flags.more = word & MORE != 0;
+        event.flags.buffers_released = !event.flags.more;
+        let resolved_ns = batch.cold(member).resolved_ns.load(Ordering::Relaxed);
+        event.timing.queued_ns = resolved_ns.saturating_sub(request.submitted_ns);
+        if !event.flags.more {
+            table.leave(1);
+        }
+        table.let_go(batch.index, 1);
+        return event;
+    }
+    // SAFETY: published by the lane.
+    let lap = unsafe { batch.lap() };
+    event.status = status(batch, member);
+    event.timing = Timing {
+        queued_ns: lap.taken_ns.saturating_sub(request.submitted_ns),
+        batched_ns: lap.started_ns.saturating_sub(lap.taken_ns),
+        computed_ns: lap.ended_ns.saturating_sub(lap.started_ns),
+        batch_rows: lap.rows,
+    };
+    let has_payload = match event.status {
+        Status::Ok if request.flags.job => false,
+        Status::Ok => {
+            event.outputs_count = batch.line.outputs_count();
+            event.outputs_count > 0
+        }
+        _ => text(batch, member).is_some(),
+    };
+    debug_assert_eq!(has_payload, table.slot(batch.index).held().is_set(member));
+    if has_payload {
+        event.payload = Some(Payload::new(table, ticket));
+    } else {
+        table.leave(1);
+        table.let_go(batch.index, 1);
+    }
+    event
+}
+
+/// Whether a member's extras say anything.
+fn has_extras(batch: &Batch, member: usize) -> bool {
+    // SAFETY: published and held, as the callers say.
+    let brought = unsafe { batch.request(member) }.flags.extras;
+    brought || batch.members[member].status.load(Ordering::Relaxed) & OWN != 0
+}
+
+/// How a member ended that was not resolved early. The batch is held, and the lap's status is written.
+fn status(batch: &Batch, member: usize) -> Status {
+    let word = batch.members[member].status.load(Ordering::Relaxed);
+    match word & !OWN {
+        0 if word & OWN != 0 => Status::Ok,
+        // SAFETY: published, or the caller is the lane.
+        0 => unsafe { batch.lap() }.status,
+        code => Status::from_code(code as i32).unwrap_or(Status::Internal),
+    }
+}
+
+/// Why a member failed. The batch is held, and the member is published.
+pub fn text(batch: &Batch, member: usize) -> Option<&CStr> {
+    if status(batch, member) == Status::Ok {
+        return None; // its batch may have failed all the same
+    }
+    // SAFETY: published and held, as the caller says.
+    unsafe {
+        if has_extras(batch, member)
+            && let Some(rare) = &batch.extras(member).rare
+            && let Some(text) = &rare.text
+        {
+            return Some(text);
+        }
+        batch.lap().text.as_deref()
+    }
+}
+
+/// Where a member's output is. The batch is held, and the member is published.
+pub fn output(batch: &Batch, member: usize, index: usize) -> Option<OutputRef> {
+    let spec = batch.line.signature().outputs.get(index)?;
+    if status(batch, member) != Status::Ok {
+        return None; // what is there is not its own
+    }
+    // SAFETY: published and held, as the caller says.
+    let lap = unsafe { batch.lap() };
+    let mut shape: Option<&[i64]> = None;
+    let mut caller = None;
+    let mut own: Option<&Tensor> = None;
+    if has_extras(batch, member) {
+        // SAFETY: as above.
+        let extras = unsafe { batch.extras(member) };
+        caller = extras.outputs.get(index).and_then(Option::as_ref);
+        if let Some(rare) = &extras.rare {
+            shape = rare.shapes.as_ref().map(|shapes| shapes[index].as_slice());
+            own = rare.tensors.as_ref().and_then(|tensors| tensors.get(index));
+        }
+    }
+    let place = place(batch, member, index, own.or_else(|| lap.tensors.as_ref()?.get(index)), own.is_some())?;
+    let size_bytes = match shape {
+        None => place.size,
+        Some(shape) => crate::tensor::size_bytes(spec.dtype, shape).ok()?,
+    };
+    let shape = match shape {
+        Some(shape) => shape,
+        None if place.first_axis.is_none() => place.shape,
+        None => write_shape(batch, member, index, place.shape, place.first_axis)?,
+    };
+    Some(OutputRef {
+        name: spec.c_name.as_ptr(),
+        dtype: spec.dtype,
+        shape: shape.as_ptr(),
+        rank: shape.len(),
+        data: caller.map_or(place.data, |caller| caller.address().cast_const()),
+        size_bytes,
+    })
+}
+
+/// Where the backend left a member's output.
+struct Place<'a> {
+    data: *const u8,
+    size: usize,
+    shape: &'a [i64],
+    /// The size of the first axis, if it is not as in `shape`.
+    first_axis: Option<i64>,
+}
+
+/// `own`: the tensor is the member's alone.
+fn place<'a>(
+    batch: &'a Batch,
+    member: usize,
+    index: usize,
+    tensor: Option<&'a Tensor>,
+    own: bool,
+) -> Option<Place<'a>> {
+    // SAFETY: published and held, as the caller of `output` says.
+    let request = unsafe { batch.request(member) };
+    let (first, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
+    let layout = batch.line.layout();
+    let joined = layout.is_some_and(|layout| layout.joined) && !own;
+    let Some(tensor) = tensor else {
+        let (part, region) =
+            (layout?.outputs.as_ref()?.get(index)?, batch.memory.as_ref()?.outputs.get(index)?);
+        let joined = layout?.joined;
+        let (offset, size) =
+            if joined { (first * part.row_bytes, rows * part.row_bytes) } else { (0, part.row_bytes) };
+        debug_assert!(offset + size <= region.size());
+        let first_axis = (joined && rows != 1).then_some(rows as i64);
+        return Some(Place {
+            data: region.address().wrapping_add(offset),
+            size,
+            shape: &part.shape,
+            first_axis,
+        });
+    };
+    let bytes = tensor.bytes();
+    if !joined {
+        let (data, size) = match &tensor.data {
+            Data::Strings(strings) => (
+                strings.slices().as_ptr().cast(),
+                element_count(&tensor.shape).unwrap_or(0) * size_of::<StringSlice>(),
+            ),
+            _ => (bytes.as_ptr(), bytes.len()),
+        };
+        return Some(Place { data, size, shape: &tensor.shape, first_axis: None });
+    }
+    let row = bytes.len() / tensor.rows().max(1);
+    let part = bytes.get(first * row..(first + rows) * row)?;
+    let first_axis = Some(rows as i64);
+    Some(Place { data: part.as_ptr(), size: part.len(), shape: &tensor.shape, first_axis })
+}
+
+/// Writes a shape with another first axis where it stays until the event is released. Twice the same does no harm.
+fn write_shape<'a>(
+    batch: &'a Batch,
+    member: usize,
+    index: usize,
+    shape: &[i64],
+    first_axis: Option<i64>,
+) -> Option<&'a [i64]> {
+    let start: usize = batch.line.signature().outputs.iter().take(index).map(|spec| spec.dims.len()).sum();
+    let room = batch.shape_room(member).get(start..start + shape.len())?;
+    for (place, &size) in room.iter().zip(shape) {
+        place.store(size, Ordering::Relaxed);
+    }
+    if let (Some(place), Some(size)) = (room.first(), first_axis) {
+        place.store(size, Ordering::Relaxed);
+    }
+    // SAFETY: an AtomicI64 is laid out as an i64, and only ever overwritten with the same value until the release.
+    Some(unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), room.len()) })
+}
+
+/// The lane: copies a member's outputs to the host's own memory, where it gave some. The member is resolved, and not
+/// published.
+pub fn copy_to_caller(batch: &Batch, member: usize) -> Result<()> {
+    // SAFETY: the caller is the lane, and has resolved the member.
+    let extras = unsafe { batch.extras_mut(member) };
+    for index in 0..extras.outputs.len() {
+        let Some(mut caller) = extras.outputs[index].take() else { continue };
+        let Some(place) = output(batch, member, index) else { continue };
+        let bytes: &[u8] = match place.size_bytes {
+            0 => &[],
+            // SAFETY: the output is there, and stays for as long as the batch is held.
+            size => unsafe { std::slice::from_raw_parts(place.data, size) },
+        };
+        if !caller.write(bytes) {
+            let name = &batch.line.signature().outputs[index].name;
+            let (size, room) = (bytes.len(), caller.capacity());
+            return Err(Error::new(
+                Status::BufferTooSmall,
+                format!("output {name:?} has {size} bytes, the buffer given for it {room}"),
+            ));
+        }
+        extras.outputs[index] = Some(caller);
+    }
+    Ok(())
+}
+
+/// Rows of an output moved together: what padding has put between them is taken out. `padded` and `shape` are one
+/// request's shapes, of the same rank.
+pub fn trim(bytes: &mut [u8], element: usize, padded: &[i64], shape: &Shape) {
+    // Runs of elements that stay together: everything inside the innermost axis that differs.
+    let Some(axis) = (0..shape.len()).rev().find(|&axis| padded[axis] != shape[axis]) else { return };
+    let count = |sizes: &[i64]| sizes.iter().map(|&size| size.max(0) as usize).product::<usize>();
+    let run = count(&shape[axis..]) * element;
+    let mut to = 0;
+    let mut place = vec![0i64; axis];
+    loop {
+        let mut from = 0;
+        for (at, &position) in place.iter().enumerate() {
+            from += position as usize * count(&padded[at + 1..]) * element;
+        }
+        if from != to {
+            bytes.copy_within(from..from + run, to);
+        }
+        to += run;
+        let Some(at) = (0..axis).rev().find(|&at| place[at] + 1 < shape[at]) else { return };
+        place[at] += 1;
+        place[at + 1..].fill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimming_takes_the_padding_out() {
+        let mut bytes: Vec<u8> = (0..24).collect();
+        trim(&mut bytes, 1, &[2, 3, 4], &Shape::from_slice(&[2, 2, 3]));
+        assert_eq!(bytes[..12], [0, 1, 2, 4, 5, 6, 12, 13, 14, 16, 17, 18]);
+        let mut bytes: Vec<u8> = (0..24).collect();
+        trim(&mut bytes, 2, &[2, 3, 2], &Shape::from_slice(&[2, 2, 2]));
+        assert_eq!(bytes[..16], [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19]);
+        let mut bytes: Vec<u8> = (0..4).collect();
+        trim(&mut bytes, 1, &[4], &Shape::from_slice(&[3]));
+        assert_eq!(bytes[..3], [0, 1, 2]);
+    }
 }

@@ -7,6 +7,7 @@ use crate::backend::onnx;
 use crate::error::Result;
 use crate::metrics::{self, Gauges, ModelTraffic};
 use crate::scheduler::selfcheck::Verdict;
+use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ impl Engine {
                     "state": model.state().name(),
                     "provider": provider.used,
                     "providers_rejected": provider.rejected,
-                    "queue_depth": model.traffic().queued.get(),
+                    "queue_depth": core.table.unresolved(Some(&model.traffic()), true),
                 })
             })
             .collect();
@@ -106,7 +107,7 @@ impl Engine {
         let (counters, health) = (&core.metrics, core.health());
         let outcomes = &counters.traffic.outcomes;
         MetricsSnapshot {
-            accepted: counters.traffic.accepted.get(),
+            accepted: core.accepted(&health),
             rejected: counters.rejections.total(),
             ok: outcomes.ok.get(),
             failed: outcomes.failed.get(),
@@ -139,6 +140,7 @@ impl Engine {
         let core = self.core();
         let health = core.health();
         let gauges = Gauges {
+            accepted: core.accepted(&health),
             in_flight: health.in_flight,
             queue_depth: health.queue_depth,
             memory_bytes: health.memory_bytes,
@@ -150,8 +152,11 @@ impl Engine {
         };
         let models = core.models.all();
         let traffic: Vec<_> = models.iter().map(|(_, model)| (model.full_name(), model.traffic())).collect();
-        let models: Vec<ModelTraffic<'_>> =
-            traffic.iter().map(|(name, traffic)| ModelTraffic { name, traffic }).collect();
+        let accepted = |traffic| core.table.unresolved(Some(traffic), false) + traffic.outcomes.total();
+        let models: Vec<ModelTraffic<'_>> = traffic
+            .iter()
+            .map(|(name, traffic)| ModelTraffic { name, accepted: accepted(traffic), traffic })
+            .collect();
         write(&core.metrics, &gauges, &models)
     }
 
@@ -162,11 +167,18 @@ impl Engine {
 }
 
 impl Core {
+    /// Requests accepted since the start: those that have ended, and those that have not.
+    fn accepted(&self, health: &HealthSnapshot) -> u64 {
+        let now = self.metrics.traffic.outcomes.total() + health.in_flight;
+        // The two are not read in the same moment; what is reported must not fall all the same.
+        self.most_accepted.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
     fn health(&self) -> HealthSnapshot {
         let mut health = HealthSnapshot {
-            accepting: !self.requests.is_closed(),
-            in_flight: self.requests.in_flight(),
-            queue_depth: self.metrics.traffic.queued.get(),
+            accepting: !self.table.is_closed(),
+            in_flight: self.table.unresolved(None, false),
+            queue_depth: self.table.unresolved(None, true),
             memory_bytes: self.budget.used(),
             ..HealthSnapshot::default()
         };
@@ -207,6 +219,8 @@ fn describe(model: &LoadedModel) -> Value {
             "max_rows": config.batching.max_rows,
             "max_delay_us": config.batching.max_delay_us,
             "priority_aging_ms": config.batching.priority_aging_ms,
+            "buckets": config.batching.buckets,
+            "axes": config.batching.axes,
         },
         "lanes": config.lanes,
         "pinned": config.pinned,

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 /// Makes an engine, and loads the models that its configuration names.
 ///
 /// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
-///                     "threads" (null: one for each lane; 0: none, see blaze_pump; N: at most N runs at once),
+///                     "threads" (null: one for each core, serving all models; 0: none, see blaze_pump; N: N),
 ///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
 ///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},

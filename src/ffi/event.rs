@@ -5,10 +5,10 @@ use super::handles::{blaze_model, blaze_ticket};
 use super::read::{declared_size, reference, sized, write_sized};
 use super::status::blaze_status;
 use super::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
-use crate::engine::{Event, RequestTable};
+use crate::engine::{Event, Table};
 use crate::error::{Error, Status};
 use std::ffi::{c_char, c_void};
-use std::sync::Arc;
+use std::ptr::NonNull;
 
 /// What an event says.
 pub type blaze_event_kind = u32;
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn blaze_event_output(
         guard(std::ptr::null_mut(), || {
             let event = reference(event, "event")?;
             let size = declared_size(view, "view")?;
-            let table = event.internal.cast::<RequestTable>().cast_const();
+            let table = event.internal.cast::<Table>().cast_const();
             let output = table.as_ref().and_then(|table| table.output(event.ticket, index));
             let output =
                 output.ok_or_else(|| Error::new(Status::NotFound, format!("there is no output {index}")))?;
@@ -127,16 +127,15 @@ pub unsafe extern "C" fn blaze_event_release(event: *mut blaze_event) {
     guard_value((), || {
         // SAFETY: the header says what the pointer must be.
         let Some(event) = (unsafe { event.as_mut() }) else { return Ok(()) };
-        let table = event.internal.cast::<RequestTable>().cast_const();
+        let table = event.internal.cast::<Table>().cast_const();
         event.internal = std::ptr::null_mut();
         event.text = std::ptr::null();
         event.text_bytes = 0;
         event.outputs_count = 0;
-        // SAFETY: written by `write_event`; the table lives for as long as an event that holds on to it, or its
-        // engine. The ticket tells an event that was released through a copy.
-        if unsafe { table.as_ref() }.is_some_and(|table| table.release(event.ticket)) {
-            // SAFETY: the count that `write_event` gave to this pointer is taken back once: `release` said so.
-            drop(unsafe { Arc::from_raw(table) });
+        if let Some(table) = NonNull::new(table.cast_mut()) {
+            // SAFETY: written by `write_event`; the table lives for as long as an event that holds on to it, or its
+            // engine. The ticket tells an event that was released through a copy.
+            unsafe { Table::release_at(table, event.ticket) };
         }
         Ok(())
     });
@@ -171,10 +170,13 @@ pub unsafe fn write_event(to: *mut blaze_event, size: usize, event: Event) {
         internal: std::ptr::null_mut(),
     };
     if let Some((table, ticket)) = event.payload.and_then(crate::engine::Payload::into_parts) {
-        if let Some((text, bytes)) = table.with_text(ticket, |text| (text.as_ptr(), text.to_bytes().len())) {
-            (out.text, out.text_bytes) = (text, bytes);
+        if out.status != Status::Ok.code() {
+            // SAFETY: the event holds the table.
+            let text =
+                unsafe { table.as_ref() }.with_text(ticket, |text| (text.as_ptr(), text.to_bytes().len()));
+            (out.text, out.text_bytes) = text.unwrap_or((std::ptr::null(), 0));
         }
-        out.internal = Arc::into_raw(table).cast_mut().cast();
+        out.internal = table.as_ptr().cast();
     }
     // SAFETY: promised by the caller.
     unsafe { write_sized(to, size, &out) };

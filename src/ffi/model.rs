@@ -14,7 +14,9 @@ use std::ffi::{c_char, c_void};
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
 ///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
-///                    "max_delay_us" (200), "priority_aging_ms" (50)}, "warmup" (true), "pinned" (false).
+///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
+///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
+///                    "warmup" (true), "pinned" (false).
 /// @param out         Receives the model.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///

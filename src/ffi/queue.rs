@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Status};
 ///
 /// @param engine    The engine.
 /// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight,
-///                  two for a borrowing one. Submit fails with QUEUE_FULL rather than overflow it.
+///                  two for a borrowing one that is not joined with others. Submit fails with QUEUE_FULL rather than overflow it.
 /// @param out       Receives the queue; destroy it with blaze_queue_destroy.
 /// @param err       Receives the reason of a failure; may be NULL.
 ///

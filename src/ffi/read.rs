@@ -101,6 +101,28 @@ pub unsafe fn optional_string<'a>(pointer: *const c_char, name: &str) -> Result<
         .map_err(|error| Error::new(Status::InvalidArgument, format!("{name} is not UTF-8: {error}")))
 }
 
+/// A sized struct where it is, if it is of this version and aligned; otherwise a copy of it, made in `copy`.
+///
+/// # Safety
+/// As `read_sized`, for the lifetime chosen.
+#[inline]
+pub unsafe fn sized_reference<'a, T: Sized32>(
+    pointer: *const T,
+    name: &str,
+    copy: &'a mut MaybeUninit<T>,
+) -> Result<&'a T> {
+    if !pointer.is_null() && pointer.is_aligned() {
+        // SAFETY: the first field of a `Sized32` is its size.
+        let size = unsafe { pointer.cast::<u32>().read() } as usize;
+        if size == size_of::<T>() {
+            // SAFETY: promised by the caller: the struct has `size` bytes.
+            return Ok(unsafe { &*pointer });
+        }
+    }
+    // SAFETY: promised by the caller.
+    Ok(copy.write(unsafe { read_sized(pointer, name)? }))
+}
+
 /// Reads a sized struct. One from an older header is filled up with zeroes; one from a newer header must have
 /// zeroes where this library knows nothing.
 ///
@@ -112,6 +134,10 @@ pub unsafe fn read_sized<T: Sized32>(pointer: *const T, name: &str) -> Result<T>
     }
     // SAFETY: the first field of a `Sized32` is its size.
     let size = unsafe { pointer.cast::<u32>().read_unaligned() } as usize;
+    if size == size_of::<T>() {
+        // SAFETY: promised by the caller: the struct has `size` bytes.
+        return Ok(unsafe { pointer.read_unaligned() });
+    }
     check_size::<T>(size, name)?;
     let mut value = MaybeUninit::<T>::zeroed();
     let bytes = pointer.cast::<u8>();
@@ -161,6 +187,10 @@ pub fn check_size<T: Sized32>(size: usize, name: &str) -> Result<()> {
 /// `size` bytes at `pointer` are writable. `value.struct_size` is set by the caller.
 pub unsafe fn write_sized<T: Sized32>(pointer: *mut T, size: usize, value: &T) {
     let (to, from) = (pointer.cast::<u8>(), std::ptr::from_ref(value).cast::<u8>());
+    if size == size_of::<T>() {
+        // SAFETY: promised by the caller.
+        return unsafe { pointer.write_unaligned(*value) };
+    }
     let known = size.min(size_of::<T>());
     // SAFETY: promised by the caller.
     unsafe {

@@ -3,12 +3,13 @@
 use super::event::{blaze_event, write_event};
 use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
-use super::read::{declared_size, optional_string, output, read_sized, reference, sized, slice};
+use super::read::{declared_size, optional_string, output, reference, sized, sized_reference, slice};
 use super::status::{blaze_error, blaze_status};
 use super::tensor::{BLAZE_MAX_RANK, BLAZE_MEMORY_HOST, blaze_string, blaze_tensor};
 use crate::engine::{InputData, InputTensor, OutputBuffer, RequestDescription};
 use crate::error::{Error, Result, Status};
 use crate::tensor::{BorrowedBytes, CallerBuffer, DType};
+use std::mem::MaybeUninit;
 
 /// How urgent a request is. What waits long enough overtakes any priority.
 pub type blaze_priority = i32;
@@ -18,8 +19,9 @@ pub const BLAZE_PRIORITY_NORMAL: blaze_priority = 0;
 pub const BLAZE_PRIORITY_HIGH: blaze_priority = 1;
 pub const BLAZE_PRIORITY_CRITICAL: blaze_priority = 2;
 
-/// A flag of requests: input data is not copied. It stays the caller's, unchanged, until an event for the ticket
-/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type.
+/// A flag of requests: input data need not be copied. It stays the caller's, unchanged, until an event for the ticket
+/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type. Requests that are joined with
+/// others are copied into their batch all the same, before the call returns.
 pub const BLAZE_REQUEST_BORROW: u32 = 1;
 
 /// One piece of work. Start from BLAZE_REQUEST_INIT. Nothing in it needs to outlive the call, but for the data of
@@ -83,9 +85,13 @@ pub unsafe extern "C" fn blaze_submit(
     unsafe {
         guard(err, || {
             let engine = &reference(engine, "engine")?.engine;
-            let parts = reference(queue, "queue").and_then(|queue| Ok((queue, description(request)?)));
-            let (queue, description) = parts.inspect_err(|error| engine.count_rejection(error))?;
-            let ticket = engine.submit(description, &queue.queue)?;
+            let mut description = RequestDescription::default();
+            let queue = reference(queue, "queue").and_then(|queue| {
+                describe(request, &mut description)?;
+                Ok(queue)
+            });
+            let queue = queue.inspect_err(|error| engine.count_rejection(error))?;
+            let ticket = engine.submit_ref(&description, &queue.queue)?;
             if let Some(out) = out.as_mut() {
                 *out = ticket;
             }
@@ -119,9 +125,13 @@ pub unsafe extern "C" fn blaze_infer(
     unsafe {
         guard(err, || {
             let engine = &reference(engine, "engine")?.engine;
-            let parts = declared_size(out, "out").and_then(|size| Ok((size, description(request)?)));
-            let (size, description) = parts.inspect_err(|error| engine.count_rejection(error))?;
-            let event = engine.infer(description, timeout_ns)?;
+            let mut description = RequestDescription::default();
+            let size = declared_size(out, "out").and_then(|size| {
+                describe(request, &mut description)?;
+                Ok(size)
+            });
+            let size = size.inspect_err(|error| engine.count_rejection(error))?;
+            let event = engine.infer_ref(&mut description, timeout_ns)?;
             write_event(out, size, event);
             Ok(())
         })
@@ -142,11 +152,14 @@ pub unsafe extern "C" fn blaze_cancel(engine: *mut blaze_engine, ticket: blaze_t
     unsafe { guard(std::ptr::null_mut(), || reference(engine, "engine")?.engine.cancel(ticket)) }
 }
 
+/// Reads a request into `description`, which is empty: in place, since it is too large to be moved about for each.
+///
 /// # Safety
 /// The request and the pointers in it are what the header says, for as long as the description lives.
-unsafe fn description<'a>(request: *const blaze_request) -> Result<RequestDescription<'a>> {
+unsafe fn describe(request: *const blaze_request, description: &mut RequestDescription<'_>) -> Result<()> {
+    let mut copy = MaybeUninit::uninit();
     // SAFETY: promised by the caller.
-    let request = unsafe { read_sized(request, "request")? };
+    let request = unsafe { sized_reference(request, "request", &mut copy)? };
     let invalid = |message: String| Error::new(Status::InvalidArgument, message);
     if request.flags & !BLAZE_REQUEST_BORROW != 0 {
         return Err(invalid(format!("flags: {:#x} has bits that are unknown", request.flags)));
@@ -158,35 +171,38 @@ unsafe fn description<'a>(request: *const blaze_request) -> Result<RequestDescri
         return Err(invalid(format!("priority: {} is not from -1 (low) to 2 (critical)", request.priority)));
     }
     let borrow = request.flags & BLAZE_REQUEST_BORROW != 0;
+    description.model = request.model;
+    description.level = (request.priority - BLAZE_PRIORITY_LOW) as usize;
+    description.deadline_ns = request.deadline_ns;
+    description.user_data = request.user_data;
     // SAFETY: promised by the caller.
-    let (inputs, outputs) = unsafe {
-        (
-            tensors(request.inputs, request.inputs_count, "inputs", |tensor| input(tensor, borrow))?,
-            tensors(request.outputs, request.outputs_count, "outputs", |tensor| output_buffer(tensor))?,
-        )
-    };
-    Ok(RequestDescription {
-        model: request.model,
-        level: (request.priority - BLAZE_PRIORITY_LOW) as usize,
-        deadline_ns: request.deadline_ns,
-        user_data: request.user_data,
-        inputs,
-        outputs,
-    })
+    unsafe {
+        let inputs = &mut description.inputs;
+        tensors(request.inputs, request.inputs_count, "inputs", |tensor| {
+            inputs.push(input(tensor, borrow)?);
+            Ok(())
+        })?;
+        let outputs = &mut description.outputs;
+        tensors(request.outputs, request.outputs_count, "outputs", |tensor| {
+            outputs.push(output_buffer(tensor)?);
+            Ok(())
+        })
+    }
 }
 
 /// Reads an array of tensors whose elements are as far apart as the first one says it is large.
 ///
 /// # Safety
 /// `first` is NULL or has `count` tensors.
-unsafe fn tensors<T>(
+#[inline]
+unsafe fn tensors(
     first: *const blaze_tensor,
     count: u32,
     name: &str,
-    read: impl Fn(&blaze_tensor) -> Result<T>,
-) -> Result<Vec<T>> {
+    mut read: impl FnMut(&blaze_tensor) -> Result<()>,
+) -> Result<()> {
     if count == 0 {
-        return Ok(Vec::new());
+        return Ok(());
     }
     if count > MAX_TENSORS {
         return Err(Error::new(
@@ -196,21 +212,21 @@ unsafe fn tensors<T>(
     }
     // SAFETY: promised by the caller.
     let stride = unsafe { declared_size(first, name)? };
-    (0..count as usize)
-        .map(|index| {
-            let pointer = first.cast::<u8>().wrapping_add(index * stride).cast::<blaze_tensor>();
-            let place = format_args!("{name}[{index}]").to_string();
-            // SAFETY: within the array, as promised by the caller.
-            let tensor = unsafe { read_sized(pointer, &place)? };
-            if tensor.struct_size as usize != stride {
-                return Err(Error::new(
-                    Status::InvalidStruct,
-                    format!("{place}: struct_size is {}, that of {name}[0] {stride}", tensor.struct_size),
-                ));
-            }
-            read(&tensor).map_err(|error| error.within(place))
-        })
-        .collect()
+    for index in 0..count as usize {
+        let pointer = first.cast::<u8>().wrapping_add(index * stride).cast::<blaze_tensor>();
+        let mut copy = MaybeUninit::uninit();
+        // SAFETY: within the array, as promised by the caller.
+        let tensor = unsafe { sized_reference(pointer, name, &mut copy) };
+        let tensor = tensor.and_then(|tensor| match tensor.struct_size as usize == stride {
+            true => read(tensor),
+            false => Err(Error::new(
+                Status::InvalidStruct,
+                format!("struct_size is {}, that of {name}[0] {stride}", tensor.struct_size),
+            )),
+        });
+        tensor.map_err(|error| error.within(format!("{name}[{index}]")))?;
+    }
+    Ok(())
 }
 
 /// # Safety

@@ -1,0 +1,350 @@
+//! Lines: where requests of the same shapes meet. Each has an open batch for each priority, and batches to use again.
+
+use super::batch::Batch;
+use super::table::{OPEN_HOLDS, Table};
+use crate::backend::{Copying, Layout, Memory, Model, Part};
+use crate::clock::now_ns;
+use crate::error::Result;
+use crate::memory::Budget;
+use crate::metrics::Traffic;
+use crate::scheduler::policy::LEVELS;
+use crate::scheduler::roster::{Claim, Counts, MAX_MEMBERS};
+use crate::scheduler::stack::FreeList;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::tensor::{DType, Dim, Shape, Signature, size_bytes};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// What tells lines of a model apart: how requests are run, and the sizes of all axes that are not joined.
+pub type Key = SmallVec<[i64; 16]>;
+
+/// How the requests of a line are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows of several requests are joined.
+    Joined,
+    /// One request at a time, in memory of the batch's.
+    Single,
+    /// One request at a time, with tensors of its own.
+    Bare,
+    /// Jobs, such as loading a model: nothing is run.
+    Jobs,
+}
+
+pub struct Line {
+    kind: Kind,
+    key: Key,
+    layout: Option<Arc<Layout>>,
+    signature: Arc<Signature>,
+    backend: Option<Arc<dyn Model>>,
+    pub traffic: Arc<Traffic>,
+    model_id: AtomicU64,
+    max_members: usize,
+    shape_room: usize,
+    /// The batch that members may join, by priority: generation and index plus one; 0: none.
+    open: [AtomicU64; LEVELS],
+    /// Batches to use again.
+    pub free: FreeList,
+    retired: AtomicBool,
+}
+
+/// What a lane sees of a batch that members may still join.
+#[derive(Clone, Copy)]
+pub struct OpenBatch {
+    pub level: usize,
+    /// To close it by.
+    pub word: u64,
+    pub rows: usize,
+    pub oldest_ns: u64,
+}
+
+/// A place in a batch, claimed and not yet written.
+pub struct Seat {
+    pub index: u32,
+    pub generation: u32,
+    pub member: usize,
+    pub first_row: usize,
+}
+
+fn pack(generation: u32, index: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(index + 1)
+}
+
+fn unpack(word: u64) -> Option<(u32, u32)> {
+    Some(((word >> 32) as u32, (word as u32).checked_sub(1)?))
+}
+
+impl Line {
+    pub fn new(
+        kind: Kind,
+        key: Key,
+        layout: Option<Layout>,
+        signature: &Arc<Signature>,
+        backend: Option<Arc<dyn Model>>,
+        traffic: &Arc<Traffic>,
+        model_id: u64,
+    ) -> Arc<Self> {
+        let joined = layout.as_ref().filter(|layout| layout.joined);
+        Arc::new(Line {
+            max_members: joined.map_or(1, |layout| layout.max_rows.min(MAX_MEMBERS)),
+            shape_room: joined.map_or(0, |_| signature.outputs.iter().map(|spec| spec.dims.len()).sum()),
+            kind,
+            key,
+            layout: layout.map(Arc::new),
+            signature: Arc::clone(signature),
+            backend,
+            traffic: Arc::clone(traffic),
+            model_id: AtomicU64::new(model_id),
+            open: Default::default(),
+            free: FreeList::default(),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub fn is_for_jobs(&self) -> bool {
+        self.kind == Kind::Jobs
+    }
+
+    pub fn layout(&self) -> Option<&Layout> {
+        self.layout.as_deref()
+    }
+
+    pub fn signature(&self) -> &Arc<Signature> {
+        &self.signature
+    }
+
+    pub fn outputs_count(&self) -> u32 {
+        self.signature.outputs.len() as u32
+    }
+
+    pub fn max_members(&self) -> usize {
+        self.max_members
+    }
+
+    /// Sizes to keep for each member: those of all its outputs.
+    pub fn shape_room(&self) -> usize {
+        self.shape_room
+    }
+
+    pub fn model_id(&self) -> u64 {
+        self.model_id.load(Ordering::Relaxed)
+    }
+
+    pub fn set_model_id(&self, id: u64) {
+        self.model_id.store(id, Ordering::Relaxed);
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// Frees the batches that are free, and has the others freed when they are. Nobody joins any more.
+    pub fn retire(&self, table: &Table) {
+        self.retired.store(true, Ordering::SeqCst);
+        for open in &self.open {
+            if let Some((generation, index)) = unpack(open.swap(0, Ordering::SeqCst))
+                && table.slot(index).claims.close_empty(generation)
+            {
+                table.let_go(index, OPEN_HOLDS);
+            }
+        }
+        table.free_batches(self);
+    }
+
+    /// Frees free batches, but for `keep` of them.
+    pub fn trim(&self, table: &Table, keep: usize) {
+        let mut kept: SmallVec<[u32; 16]> = SmallVec::new();
+        while kept.len() < keep
+            && let Some(index) = table.take_free(&self.free)
+        {
+            kept.push(index);
+        }
+        table.free_batches(self);
+        // In the same order as before: the last one used is the first one used again.
+        kept.iter().rev().for_each(|&index| table.put_free(&self.free, index));
+        if self.is_retired() {
+            table.free_batches(self);
+        }
+    }
+
+    /// A free batch, which the caller owns: one that was used before, or a new one.
+    fn take(self: &Arc<Self>, table: &Arc<Table>, budget: &Arc<Budget>) -> Result<u32> {
+        if let Some(index) = table.take_free(&self.free) {
+            return Ok(index);
+        }
+        let (mut memory, mut prepared, mut reservation) = (None, None, None);
+        if let (Some(layout), Some(backend)) = (&self.layout, &self.backend) {
+            reservation = Some(budget.reserve(layout.bytes() as u64)?);
+            let region = Memory::new(layout)?;
+            let ready = Arc::clone(backend).prepare(Arc::clone(&region), Arc::clone(layout))?;
+            prepared = Some(ready.unwrap_or_else(|| Box::new(Copying(Arc::clone(backend)))));
+            memory = Some(region);
+        }
+        let index = table.allocate()?;
+        let batch = Batch::new(Arc::clone(table), index, Arc::clone(self), memory, prepared, reservation);
+        table.install(Box::new(batch));
+        Ok(index)
+    }
+
+    /// Claims a place for a request of so many rows in the open batch. Batches that are full are handed to `closed`,
+    /// with one hold for the lane.
+    pub fn join(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        budget: &Arc<Budget>,
+        level: usize,
+        rows: usize,
+        closed: impl Fn(u32),
+    ) -> Result<Seat> {
+        let max_rows = self.layout.as_ref().map_or(1, |layout| layout.max_rows);
+        let open = &self.open[level];
+        loop {
+            let word = open.load(Ordering::SeqCst);
+            let Some((generation, index)) = unpack(word) else {
+                let index = self.take(table, budget)?;
+                let generation = table.begin(index, level, OPEN_HOLDS, None);
+                let new = pack(generation, index);
+                if open.compare_exchange(0, new, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                    // Somebody else was faster.
+                    table.slot(index).claims.close_empty(generation);
+                    table.let_go(index, OPEN_HOLDS);
+                }
+                continue;
+            };
+            let unlink = || {
+                let _ = open.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed);
+            };
+            match table.slot(index).claims.claim(generation, rows, max_rows, self.max_members) {
+                Claim::Place { member, first_row, closed: full } => {
+                    if let Some(counts) = full {
+                        unlink();
+                        settle_holds(table, index, counts);
+                        closed(index);
+                    }
+                    return Ok(Seat { index, generation, member, first_row });
+                }
+                Claim::Closed(counts) => {
+                    unlink();
+                    settle_holds(table, index, counts);
+                    closed(index);
+                }
+                Claim::Gone => unlink(),
+            }
+        }
+    }
+
+    /// A batch for one request alone, which nobody else can join; the caller is its lane.
+    pub fn alone(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        budget: &Arc<Budget>,
+        level: usize,
+        rows: usize,
+    ) -> Result<Seat> {
+        let index = self.take(table, budget)?;
+        let generation = table.begin(index, level, 2, Some(Counts { members: 1, rows }));
+        Ok(Seat { index, generation, member: 0, first_row: 0 })
+    }
+
+    /// Whether somebody has joined an open batch.
+    pub fn has_members(&self, table: &Table) -> bool {
+        self.open.iter().any(|open| {
+            unpack(open.load(Ordering::SeqCst)).is_some_and(|(generation, index)| {
+                table.slot(index).claims.peek(generation).is_some_and(|counts| counts.members > 0)
+            })
+        })
+    }
+
+    /// The open batches that somebody has joined.
+    pub fn each_open(&self, table: &Table, mut look: impl FnMut(OpenBatch)) {
+        for (level, open) in self.open.iter().enumerate() {
+            let word = open.load(Ordering::SeqCst);
+            let Some((generation, index)) = unpack(word) else { continue };
+            let slot = table.slot(index);
+            let Some(counts) = slot.claims.peek(generation).filter(|counts| counts.members > 0) else {
+                continue;
+            };
+            let oldest_ns = slot.oldest_ns.load(Ordering::Relaxed);
+            // Somebody who has claimed and not yet written has come just now.
+            let oldest_ns = if oldest_ns == u64::MAX { now_ns() } else { oldest_ns };
+            look(OpenBatch { level, word, rows: counts.rows, oldest_ns });
+        }
+    }
+
+    /// Closes an open batch, unless somebody else has. The caller gets the lane's hold.
+    pub fn close(&self, table: &Table, open: OpenBatch) -> Option<u32> {
+        let (level, word) = (open.level, open.word);
+        let (generation, index) = unpack(word)?;
+        let counts = table.slot(index).claims.close(generation)?;
+        let _ = self.open[level].compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed);
+        settle_holds(table, index, counts);
+        Some(index)
+    }
+}
+
+/// Gives back the holds of a closed batch that no member has taken; the lane's and the members' are left.
+fn settle_holds(table: &Table, index: u32, counts: Counts) {
+    table.let_go(index, OPEN_HOLDS - counts.members as u32 - 1);
+}
+
+/// The sizes of the symbolic axes that a request's inputs give, by name.
+type Sizes<'a> = SmallVec<[(&'a str, i64); 8]>;
+
+/// The layout of requests with these input shapes (`None`: not given). Joined ones have any number of rows.
+pub fn layout(
+    signature: &Signature,
+    shapes: &[Option<Shape>],
+    kind: Kind,
+    max_rows: usize,
+) -> Result<Layout> {
+    let joined = kind == Kind::Joined;
+    let mut sizes: Sizes<'_> = SmallVec::new();
+    let mut inputs = Vec::new();
+    for (index, (spec, shape)) in signature.inputs.iter().zip(shapes).enumerate() {
+        let Some(shape) = shape else { continue };
+        let mut shape = shape.clone();
+        if joined {
+            shape[0] = 1;
+        }
+        for (dim, &size) in spec.dims.iter().zip(&shape).skip(usize::from(joined)) {
+            if let Dim::Symbolic(name) = dim
+                && !name.is_empty()
+            {
+                sizes.push((name, size));
+            }
+        }
+        inputs.push(Part { index, dtype: spec.dtype, row_bytes: size_bytes(spec.dtype, &shape)?, shape });
+    }
+    // The same name with two sizes, which models in the wild have, says nothing.
+    let size_of_name = |name: &str| -> Option<i64> {
+        let mut found = sizes.iter().filter(|(other, _)| *other == name).map(|(_, size)| *size);
+        let first = found.next()?;
+        found.all(|size| size == first).then_some(first)
+    };
+    let output = |(index, spec): (usize, &crate::tensor::TensorSpec)| -> Option<Part> {
+        let shape: Option<Shape> = spec
+            .dims
+            .iter()
+            .enumerate()
+            .map(|(axis, dim)| match dim {
+                _ if joined && axis == 0 => Some(1),
+                Dim::Fixed(size) => Some(*size),
+                Dim::Symbolic(name) if name.is_empty() => None,
+                Dim::Symbolic(name) => size_of_name(name),
+            })
+            .collect();
+        let shape = shape.filter(|_| spec.dtype != DType::String && spec.dtype.whole_bytes().is_some())?;
+        let row_bytes = size_bytes(spec.dtype, &shape).ok()?;
+        Some(Part { index, dtype: spec.dtype, row_bytes, shape })
+    };
+    let outputs = signature.outputs.iter().enumerate().map(output).collect();
+    Ok(Layout { inputs, outputs, max_rows: if joined { max_rows } else { 1 }, joined })
+}

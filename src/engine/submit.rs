@@ -1,0 +1,343 @@
+//! Submitting: from a host's description to a member of a batch. No lock, and nothing allocated, once in steady state.
+#![allow(unsafe_code)]
+
+use super::Ticket;
+use super::admission::{Admitted, InputData, RequestDescription, admit, extras};
+use super::batch::{Batch, Flags, Request};
+use super::completion::CompletionQueue;
+use super::event::{Event, EventKind};
+use super::execute::execute;
+use super::lifecycle::{Core, Engine, Queue};
+use super::line::{Kind, Line, Seat};
+use super::models::{LoadedModel, ModelPin};
+use super::outcome::{self, EARLY, Which};
+use super::table::ticket;
+use crate::clock::now_ns;
+use crate::error::{Error, Result, Status};
+use crate::sync::{AtomicU32, Ordering, spin_loop};
+use crate::tensor::Shape;
+use smallvec::SmallVec;
+use std::ptr;
+use std::sync::Arc;
+
+impl Engine {
+    /// Submits a request; its events come to `queue`.
+    pub fn submit(&self, description: RequestDescription<'_>, queue: &Queue) -> Result<Ticket> {
+        self.submit_ref(&description, queue)
+    }
+
+    /// As `submit`, for callers whose description need not move.
+    pub fn submit_ref(&self, description: &RequestDescription<'_>, queue: &Queue) -> Result<Ticket> {
+        let core = self.core();
+        let submit = || {
+            queue.check_engine(core)?;
+            let now = now_ns();
+            let model = core.models.pin(description.model, true)?;
+            let mut admitted = Admitted::default();
+            admit(description, &model, &mut admitted)?;
+            core.submit(description, &admitted, &model, Some(queue.completion()), now)
+        };
+        submit().inspect_err(|error| self.count_rejection(error))
+    }
+
+    /// Counts a submit that was refused; for callers that refuse it themselves.
+    #[cold]
+    pub fn count_rejection(&self, error: &Error) {
+        self.core().metrics.rejections.count(error.status);
+    }
+
+    /// Submits a request and waits for it, at most `timeout_ns`. Runs it on this thread if the model is idle.
+    pub fn infer(&self, mut description: RequestDescription<'_>, timeout_ns: u64) -> Result<Event> {
+        self.infer_ref(&mut description, timeout_ns)
+    }
+
+    /// As `infer`, for callers whose description need not move; its deadline may be set.
+    pub fn infer_ref(&self, description: &mut RequestDescription<'_>, timeout_ns: u64) -> Result<Event> {
+        let core = self.core();
+        let now = now_ns();
+        let own_deadline = description.deadline_ns;
+        let timeout_at = now.saturating_add(timeout_ns);
+        if timeout_at != u64::MAX && !(1..timeout_at).contains(&own_deadline) {
+            description.deadline_ns = timeout_at;
+        }
+        let deadline = if own_deadline == 0 { timeout_at } else { own_deadline.min(timeout_at) };
+        let description = &*description;
+        let work = || -> Result<Event> {
+            let model = core.models.pin(description.model, true)?;
+            let mut admitted = Admitted::default();
+            admit(description, &model, &mut admitted)?;
+            let model = match core.infer_here(description, &admitted, model, now)? {
+                Ok(event) => return Ok(event),
+                Err(model) => model,
+            };
+            let completion = core.table.new_queue(2);
+            let submitted = core.submit(description, &admitted, &model, Some(&completion), now);
+            drop(model);
+            let event = submitted.map(|_| core.wait_terminal(&completion, deadline));
+            core.table.put_queue(&completion);
+            event
+        };
+        let event = work().inspect_err(|error| self.count_rejection(error))?;
+        match event.status {
+            Status::Ok => Ok(event),
+            Status::Expired if own_deadline == 0 || own_deadline > timeout_at => {
+                Err(Error::new(Status::Timeout, format!("no answer within {timeout_ns} ns")))
+            }
+            status => {
+                let text = event.payload.as_ref().and_then(|payload| payload.text());
+                Err(Error::new(status, text.unwrap_or_else(|| "the request was resolved early".into())))
+            }
+        }
+    }
+}
+
+/// A request that has its place, and what is still to be done for it.
+struct Placed<'a> {
+    seat: Seat,
+    batch: &'a Batch,
+    /// The line ends with this request.
+    passing: Option<Arc<Line>>,
+}
+
+impl Core {
+    /// Puts a request that was found good into a batch of its model.
+    fn submit(
+        self: &Arc<Self>,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        model: &LoadedModel,
+        completion: Option<&Arc<CompletionQueue>>,
+        now: u64,
+    ) -> Result<Ticket> {
+        let placed = self.place(description, admitted, model, completion, now, false)?;
+        let Placed { seat, batch, passing } = placed;
+        let ticket = ticket(seat.generation, seat.index, seat.member);
+        if description.deadline_ns == 0 {
+            batch.written.set(seat.member);
+        } else {
+            // Once it is written it may be run, answered and released at any time, and its batch freed: a hold of this
+            // thread's own keeps it.
+            self.table.slot(seat.index).life().hold(None);
+            batch.written.set(seat.member);
+            self.note_deadline(batch, description.deadline_ns);
+            self.table.let_go(seat.index, 1);
+        }
+        if let Some(line) = passing {
+            line.retire(&self.table);
+        }
+        model.queue.announce();
+        Ok(ticket)
+    }
+
+    /// Runs a request on this thread, if its model is idle; if not, gives the model back.
+    fn infer_here<'a>(
+        self: &Arc<Self>,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        model: ModelPin<'a>,
+        now: u64,
+    ) -> Result<std::result::Result<Event, ModelPin<'a>>> {
+        if !model.queue.try_enter() {
+            return Ok(Err(model));
+        }
+        // Who shuts down or unloads waits for pins, and must not wait for a run: that it has entered keeps the model.
+        let pin = model;
+        let model = pin.to_arc();
+        let Some(pass) = self.gate_of(&model).try_enter(&model.queue.share) else {
+            model.queue.finished();
+            return Ok(Err(pin));
+        };
+        let placed = self.place(description, admitted, &model, None, now, true);
+        let Placed { seat, batch, passing } = placed.inspect_err(|_| model.queue.finished())?;
+        batch.written.set(0);
+        if description.deadline_ns != 0 {
+            self.note_deadline(batch, description.deadline_ns);
+        }
+        drop(pin);
+        let active = self.spinning.compute();
+        execute(self, &model, seat.index);
+        drop(active);
+        drop(pass);
+        model.queue.finished();
+        if let Some(line) = passing {
+            line.retire(&self.table);
+        }
+        let early = || batch.members[0].status.load(Ordering::Acquire) & EARLY != 0;
+        while !batch.published.is_set(0) && !early() {
+            spin_loop(); // whoever resolved it is about to say how
+        }
+        // SAFETY: it is resolved, the member's hold is this thread's, and nobody else makes the event.
+        Ok(Ok(unsafe { outcome::event(&self.table, batch, 0, Which::Terminal) }))
+    }
+
+    /// Finds a place for a request and writes it there. What is left is to mark it as written. Without a completion
+    /// queue nobody but the caller hears of its end. With `alone` it shares its batch with nobody, and the caller is
+    /// the lane.
+    fn place<'a>(
+        self: &'a Arc<Self>,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        model: &LoadedModel,
+        completion: Option<&Arc<CompletionQueue>>,
+        now: u64,
+        alone: bool,
+    ) -> Result<Placed<'a>> {
+        let lines = &model.queue.lines;
+        let usual = lines.usual().filter(|_| admitted.is_usual);
+        let found = match usual {
+            Some(_) => None,
+            None => Some(lines.find(&admitted.given, admitted.rows)?),
+        };
+        let Some(line) = usual.or(found.as_ref().map(|found| &found.line)) else {
+            return Err(Error::new(Status::Internal, "a request has no line"));
+        };
+        let bare = line.kind() == Kind::Bare;
+        let lends =
+            bare && admitted.given.iter().flatten().any(|input| matches!(input.data, InputData::Borrow(_)));
+        let sizes = found.as_ref().and_then(|found| found.sizes.clone());
+        let mut extras = match description.outputs.is_empty() && !bare && sizes.is_none() {
+            true => None,
+            false => extras(description, admitted, model, bare, &self.budget)?,
+        };
+        if sizes.is_some() {
+            let extras = extras.get_or_insert_default();
+            extras.rare.get_or_insert_default().sizes = sizes.clone();
+        }
+        let events = 1 + u32::from(lends);
+        if let Some(completion) = completion {
+            completion.reserve(events)?;
+        }
+        let undo = |_: &Error| {
+            if let Some(completion) = completion {
+                completion.unreserve(events);
+            }
+        };
+        self.table.enter().inspect_err(undo)?;
+        let rows = if line.kind() == Kind::Joined { admitted.rows } else { 1 };
+        let level = description.level;
+        let seat = match alone {
+            true => line.alone(&self.table, &self.budget, level, rows),
+            false => line.join(&self.table, &self.budget, level, rows, |index| model.queue.push_full(index)),
+        };
+        let seat = seat.inspect_err(|error| {
+            self.table.leave(1);
+            undo(error);
+        })?;
+        // SAFETY: the place is claimed, so the batch is held until it is released.
+        let batch = unsafe { self.table.batch(seat.index) };
+        if seat.member == 0 {
+            self.table.slot(seat.index).oldest_ns.store(now, Ordering::Relaxed);
+        }
+        write_rows(batch, admitted, seat.first_row, sizes.is_some());
+        let request = Request {
+            submitted_ns: now,
+            deadline_ns: description.deadline_ns,
+            user_data: description.user_data,
+            queue: completion.map_or(ptr::null(), Arc::as_ptr),
+            rows: admitted.rows as u32,
+            first_row: AtomicU32::new(seat.first_row as u32),
+            flags: Flags { extras: extras.is_some(), lends, ..Flags::default() },
+        };
+        // SAFETY: the place is claimed and not marked as written.
+        unsafe { batch.write_member(seat.member, request, extras) };
+        let passing = found.filter(|found| found.passing).map(|found| found.line);
+        Ok(Placed { seat, batch, passing })
+    }
+}
+
+/// Copies a request's inputs to its rows. With `padded`, some are smaller than their place.
+fn write_rows(batch: &Batch, admitted: &Admitted<'_>, first_row: usize, padded: bool) {
+    let (Some(layout), Some(memory)) = (batch.line.layout(), &batch.memory) else { return };
+    for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
+        let Some(input) = admitted.given[part.index] else { continue };
+        let bytes = match &input.data {
+            InputData::Copy(bytes) => bytes,
+            InputData::Borrow(borrowed) => borrowed.bytes(),
+            InputData::Strings(_) => continue,
+        };
+        let offset = first_row * part.row_bytes;
+        if padded {
+            let place = layout.shape(part, if layout.joined { admitted.rows } else { 1 });
+            if place.as_slice() == input.shape {
+                // SAFETY: as below.
+                unsafe { region.write(offset, bytes) };
+                continue;
+            }
+            let size = if layout.joined { admitted.rows * part.row_bytes } else { part.row_bytes };
+            // SAFETY: the rows are the caller's, who has claimed them.
+            let to = unsafe { region.bytes_mut(offset, size) };
+            write_padded(to, &place, bytes, input.shape, part.dtype.whole_bytes().unwrap_or(1));
+            continue;
+        }
+        // SAFETY: as above; admission has checked the size against the shape, and the shape chose the line.
+        unsafe { region.write(offset, bytes) };
+    }
+}
+
+/// Copies a tensor into a larger one, and fills the rest with zeros.
+fn write_padded(to: &mut [u8], place: &Shape, from: &[u8], shape: &[i64], element: usize) {
+    to.fill(0);
+    let rank = shape.len();
+    // Elements that stay together: everything inside the innermost axis that differs.
+    let Some(axis) = (0..rank).rev().find(|&axis| place[axis] != shape[axis]) else { return };
+    let count = |sizes: &[i64]| sizes.iter().map(|&size| size.max(0) as usize).product::<usize>();
+    let run = count(&shape[axis..]) * element;
+    if run == 0 || from.is_empty() {
+        return;
+    }
+    let mut at: SmallVec<[usize; 8]> = SmallVec::from_elem(0, axis);
+    for run in from.chunks_exact(run) {
+        let offset: usize =
+            at.iter().enumerate().map(|(axis, &position)| position * count(&place[axis + 1..])).sum();
+        to[offset * element..][..run.len()].copy_from_slice(run);
+        for axis in (0..axis).rev() {
+            at[axis] += 1;
+            if at[axis] < shape[axis] as usize {
+                break;
+            }
+            at[axis] = 0;
+        }
+    }
+}
+
+impl Core {
+    /// Waits for the last event of the one request of a private queue; returns the terminal one.
+    fn wait_terminal(self: &Arc<Self>, completion: &CompletionQueue, deadline_ns: u64) -> Event {
+        let mut terminal: Option<Event> = None;
+        loop {
+            let until = if terminal.is_none() { deadline_ns } else { u64::MAX };
+            let mut keep = |event: Event| {
+                if event.kind == EventKind::Done {
+                    terminal = Some(event);
+                }
+            };
+            if self.wait_events(completion, 2, until, &mut keep) == 0 {
+                self.table.expire(now_ns());
+            }
+            // An event that promises another leaves buffers in use: they must be back before this returns.
+            if completion.outstanding() == 0
+                && let Some(event) = terminal.take()
+            {
+                return event;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_goes_where_it_belongs() {
+        let mut to = vec![9u8; 12];
+        write_padded(&mut to, &Shape::from_slice(&[2, 3, 2]), &[1, 2, 3, 4, 5, 6, 7, 8], &[2, 2, 2], 1);
+        assert_eq!(to, [1, 2, 3, 4, 0, 0, 5, 6, 7, 8, 0, 0]);
+        let mut to = vec![9u8; 8];
+        write_padded(&mut to, &Shape::from_slice(&[1, 4]), &[1, 2, 3, 4], &[1, 2], 2);
+        assert_eq!(to, [1, 2, 3, 4, 0, 0, 0, 0]);
+        let mut to = vec![9u8; 12];
+        write_padded(&mut to, &Shape::from_slice(&[1, 3, 4]), &[1, 2, 3, 4], &[1, 2, 2], 1);
+        assert_eq!(to, [1, 2, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0]);
+    }
+}
