@@ -84,7 +84,7 @@ impl Round {
                 level: random.below(4) as usize,
                 deadline_ns,
                 user_data: index as u64,
-                inputs: vec![if borrowed { input.borrowed_input() } else { input.input() }],
+                inputs: [if borrowed { input.borrowed_input() } else { input.input() }].into_iter().collect(),
                 ..request(self.model, &[])
             };
             match self.engine.submit(description, &self.queues[random.below(2) as usize]) {

@@ -169,7 +169,7 @@ fn the_figures_are_those_of_the_engine() {
         ("blaze_batch_rows_total", 5.0),
         ("blaze_requests_in_flight", 1.0),
         ("blaze_queue_depth", 1.0),
-        ("blaze_memory_used_bytes", 16.0),
+        ("blaze_memory_used_bytes", 3.0 * 64.0 * 32.0), // three batches of 64 rows, with inputs and outputs
         ("blaze_models ready", 2.0),
         ("blaze_request_duration_seconds_count", 4.0),
         ("blaze_compute_duration_seconds_count", 3.0),

@@ -88,7 +88,10 @@ fn borrowed_inputs_come_back_after_the_run() {
     let inputs = hour();
     let engine = threaded_engine();
     let (model, queue) = (load(&engine, 1), engine.create_queue(4).unwrap());
-    let borrowing = RequestDescription { inputs: vec![inputs[0].borrowed_input()], ..request(model, &[]) };
+    let borrowing = RequestDescription {
+        inputs: [inputs[0].borrowed_input()].into_iter().collect(),
+        ..request(model, &[])
+    };
     let ticket = engine.submit(borrowing, &queue).unwrap();
     wait_until_inside(&engine);
     engine.cancel(ticket).unwrap();

@@ -157,6 +157,7 @@ fn model_info_says_what_a_model_is() {
         ],
         "batching": {
             "enabled": true, "reason": null, "max_rows": 16, "max_delay_us": 50, "priority_aging_ms": 9,
+            "buckets": [], "axes": {},
         },
         "lanes": 2,
         "pinned": true,

@@ -148,3 +148,34 @@ fn a_model_that_another_thread_pumps_can_be_unloaded() {
         assert_eq!([poll_one(&queue).status, poll_one(&queue).status], [Status::Ok; 2]);
     });
 }
+
+/// While it is cancelled another one joins its batch, which starts to run.
+#[test]
+fn a_request_that_is_cancelled_does_not_take_another_with_it() {
+    must_end("cancelling", || {
+        let engine = engine(json!({"threads": 2}));
+        let model =
+            load_mock(&engine, "m", json!({"mock": {"latency_us": 5}, "batching": {"max_delay_us": 0}}));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let queue = engine.create_queue(1).unwrap();
+                    while !over.load(Ordering::Acquire) {
+                        let _ = engine.cancel(submit(&engine, model, &queue)); // unless it has ended
+                        next_event(&queue);
+                    }
+                });
+            }
+            let queue = engine.create_queue(1).unwrap();
+            let statuses: Vec<Status> = (0..10_000)
+                .map(|_| {
+                    submit(&engine, model, &queue);
+                    next_event(&queue).status
+                })
+                .collect();
+            over.store(true, Ordering::Release);
+            assert!(statuses.iter().all(|&status| status == Status::Ok));
+        });
+    });
+}

@@ -32,8 +32,9 @@ static void a_full_completion_queue_refuses_requests_and_recovers(void) {
     rig_down(&rig);
 }
 
+/* Of one that is joined with others the data is copied at once, so that no second event can follow. */
 static void a_request_that_borrows_takes_room_for_two_events(void) {
-    struct rig rig = rig_up(NULL, "", "");
+    struct rig rig = rig_up(NULL, "", ALONE);
     blaze_queue *one = new_queue(rig.engine, 1), *two = new_queue(rig.engine, 2);
     struct call call;
     simple_call(&call, rig.model)->flags = BLAZE_REQUEST_BORROW;

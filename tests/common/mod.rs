@@ -147,7 +147,14 @@ impl Tensor {
 /// A request of normal priority without a deadline.
 pub fn request(model: ModelId, inputs: &[Tensor]) -> RequestDescription<'_> {
     let inputs = inputs.iter().map(Tensor::input).collect();
-    RequestDescription { model, level: NORMAL, deadline_ns: 0, user_data: 0, inputs, outputs: Vec::new() }
+    RequestDescription {
+        model,
+        level: NORMAL,
+        deadline_ns: 0,
+        user_data: 0,
+        inputs,
+        outputs: Default::default(),
+    }
 }
 
 /// An event with everything it holds copied out of it.
