@@ -148,6 +148,24 @@ models: ## make the committed models anew
 	    -r tools/requirements-models.txt
 	$(PYTHON) tools/make_models.py all
 
+# ---- benchmarks -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: onnxruntime release target/bench/models/large.onnx ## measure speed, 4 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+	$(CARGO) bench --locked --bench throughput -- $(BENCH)
+
+# Too large to be committed.
+target/bench/models/large.onnx: tools/requirements-models.txt tools/models/mlps.py
+	PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes --target target/python \
+	    -r tools/requirements-models.txt
+	$(PYTHON) tools/make_models.py mlps target/bench/models
+
+.PHONY: bench-publish
+bench-publish: ## put the results of the last `make bench` into benches/results/
+	@grep -qs "a full run" target/bench/throughput.md || { echo "there is no full run to publish: make bench"; exit 1; }
+	@mkdir -p benches/results
+	cp $(foreach kind,json svg md,target/bench/throughput.$(kind)) benches/results/
+
 .PHONY: clean
 clean: ## remove everything built, but not what was fetched
 	$(CARGO) clean --release
@@ -160,7 +178,17 @@ clean: ## remove everything built, but not what was fetched
 miri: ## the FFI tests under Miri (needs `rustup component add miri` on a nightly toolchain)
 	MIRIFLAGS="-Zmiri-disable-isolation" $(CARGO) +nightly miri test --locked --test ffi
 
+.PHONY: loom
+loom: ## every interleaving of the lock-free parts, within bounds (part of `make test`)
+	$(CARGO) test --locked --test loom
+
+.PHONY: soak
+soak: onnxruntime ## random interleavings of everything, for some minutes
+	BLAZE_ROUNDS=20000 $(CARGO) test --locked --release --test interleavings
+
 .PHONY: asan
+# Without loom's models, which have no memory to check, and the count of allocations, which says nothing here.
 asan: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
-	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests
+	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests \
+	    -- --skip wake_ups:: --skip lists:: --skip batches:: --skip completion:: --skip alloc
