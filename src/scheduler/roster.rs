@@ -71,7 +71,8 @@ impl Claims {
         self.0.store(word(lap, counts) | CLOSED, Ordering::Release);
     }
 
-    /// Claims a place for one member with `rows` rows, of at most `max_rows`.
+    /// Claims a place for one member with `rows` rows, of at most `max_rows`. `SeqCst`, since lanes look for members
+    /// before they sleep.
     pub fn claim(&self, lap: u32, rows: usize, max_rows: usize, max_members: usize) -> Claim {
         let mut now = self.0.load(Ordering::Acquire);
         loop {
@@ -87,7 +88,7 @@ impl Claims {
                 (true, true) => word(lap, counts) | CLOSED,
                 (false, _) => now | CLOSED,
             };
-            match self.0.compare_exchange_weak(now, new, Ordering::AcqRel, Ordering::Acquire) {
+            match self.0.compare_exchange_weak(now, new, Ordering::SeqCst, Ordering::Acquire) {
                 Ok(_) if !fits => return Claim::Closed(had),
                 Ok(_) => {
                     let closed = full.then_some(counts);
@@ -165,7 +166,7 @@ impl Marks {
 
     #[inline]
     pub fn is_set(&self, member: usize) -> bool {
-        self.at(member / 64).load(Ordering::Acquire) & 1 << (member % 64) != 0
+        self.at(member / 64).load(Ordering::SeqCst) & 1 << (member % 64) != 0
     }
 
     /// Whether the first `members` are all marked.
