@@ -131,7 +131,7 @@ impl Engine {
     pub fn load_async(&self, config: ModelConfig, queue: &Queue, user_data: u64) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, user_data, None)?;
         self.start_job(ticket, move |core| {
-            // SAFETY is the job's: the batch is held until it is completed.
+            // The job's batch is held until the job is completed.
             let result = catch(|| models::load(core, config, None, core.table.interrupt(index)));
             let loaded = result.as_ref().ok().copied();
             if !core.complete_job(index, result)

@@ -71,12 +71,14 @@ impl Lines {
                 Arc::new(Axis { name: name.clone(), buckets })
             })
             .collect();
-        let padded = |dim: &Dim| match dim {
-            Dim::Symbolic(name) => axes.iter().find(|axis| axis.name == *name).cloned(),
-            Dim::Fixed(_) => None,
+        // The first axis has `buckets` of its own, whatever its name.
+        let padded = |(axis, dim): (usize, &Dim)| match dim {
+            Dim::Symbolic(name) if axis > 0 => axes.iter().find(|axis| axis.name == *name).cloned(),
+            _ => None,
         };
         let inputs = &backend.signature().inputs;
-        let padding: Vec<Vec<_>> = inputs.iter().map(|spec| spec.dims.iter().map(padded).collect()).collect();
+        let padding: Vec<Vec<_>> =
+            inputs.iter().map(|spec| spec.dims.iter().enumerate().map(padded).collect()).collect();
         Lines {
             traffic,
             model_id: OnceLock::new(),
@@ -246,7 +248,7 @@ impl Lines {
     pub fn trimmed(&self, sizes: &[(usize, usize, i64)], index: usize, padded: &[i64]) -> Shape {
         let mut shape = Shape::from_slice(padded);
         let spec = &self.signature().outputs[index];
-        for (axis, dim) in spec.dims.iter().enumerate().take(shape.len()) {
+        for (axis, dim) in spec.dims.iter().enumerate().take(shape.len()).skip(1) {
             let Dim::Symbolic(name) = dim else { continue };
             let size = sizes.iter().find(|(input, axis, _)| {
                 let padding = self.padding[*input][*axis].as_ref();
