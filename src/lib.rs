@@ -5,8 +5,8 @@
 //! queue → poll → release.
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
-//! `ffi` → `engine` → `scheduler`, `memory` → `backend` → `error`, `config`, `tensor`, `metrics`, `log`,
-//! `clock`, `panics`, `platform`, `sync`.
+//! `ffi` → `engine` → `scheduler` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack` → `log`, `panics`,
+//! `platform`, `sync` → `error`, `clock`.
 
 pub mod backend;
 pub mod clock;
@@ -19,7 +19,9 @@ pub mod memory;
 pub mod metrics;
 mod panics;
 mod platform;
+pub mod repository;
 pub mod scheduler;
+mod stack;
 mod sync;
 pub mod tensor;
 

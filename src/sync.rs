@@ -1,9 +1,9 @@
 //! Locks and atomics. Locks outlive a panic: the data under them is valid at every step, so poisoning is ignored.
 //!
-//! The lock-free parts of `scheduler` name only this module, so that `tests/loom/sync.rs` can put loom's types in its place.
+//! The lock-free parts name only this module and each other, so that `tests/loom/sync.rs` can put loom's types in its place.
 
 pub use std::hint::spin_loop;
-pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock;

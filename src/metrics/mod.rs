@@ -113,6 +113,8 @@ pub struct Traffic {
     pub outcomes: Outcomes,
     pub batches: Counter,
     pub rows: Counter,
+    /// Bytes of memory that batches have.
+    pub buffer_bytes: AtomicU64,
 }
 
 /// An engine's metrics.
@@ -126,6 +128,12 @@ pub struct Metrics {
     pub queued: Histogram,
     /// Inside the backend.
     pub computed: Histogram,
+    /// Models that left memory for others.
+    pub evictions: Counter,
+    /// What it took them to come back.
+    pub reloads: Histogram,
+    /// Requests for a model that was not in memory.
+    pub misses: Counter,
 }
 
 /// What is read at the moment of asking rather than counted.
@@ -134,8 +142,14 @@ pub struct Gauges {
     pub in_flight: u64,
     pub queue_depth: u64,
     pub memory_bytes: u64,
+    /// What the memory is taken by: models, buffers, buffers that nobody uses just now, caches.
+    pub memory: [(&'static str, u64); 4],
+    /// The most that it may be.
+    pub budget_bytes: Option<u64>,
     /// Models by state: ready, degraded, failed.
     pub models: [(&'static str, u64); 3],
+    /// Models that left memory for others, and would come back for a request.
+    pub evicted: u64,
 }
 
 /// One model's share, for the text forms.

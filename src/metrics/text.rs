@@ -32,9 +32,28 @@ pub fn prometheus(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>
     text.family(
         "blaze_memory_used_bytes",
         "gauge",
-        "Bytes in the engine's ledger: models and copied inputs.",
+        "Bytes in the engine's ledger: models, buffers and caches.",
     );
     text.sample("blaze_memory_used_bytes", &[], gauges.memory_bytes);
+    text.family(
+        "blaze_memory_bytes",
+        "gauge",
+        "The same by what takes it; idle buffers are among the buffers.",
+    );
+    for (kind, bytes) in gauges.memory {
+        text.sample("blaze_memory_bytes", &[("kind", kind)], bytes);
+    }
+    if let Some(budget) = gauges.budget_bytes {
+        text.family("blaze_memory_budget_bytes", "gauge", "The most bytes that may be taken.");
+        text.sample("blaze_memory_budget_bytes", &[], budget);
+    }
+    text.family("blaze_models_evicted", "gauge", "Models that are not in memory just now.");
+    text.sample("blaze_models_evicted", &[], gauges.evicted);
+    text.family("blaze_evictions_total", "counter", "Models that left memory for others.");
+    text.sample("blaze_evictions_total", &[], metrics.evictions.get());
+    text.family("blaze_model_misses_total", "counter", "Requests for a model that was not in memory.");
+    text.sample("blaze_model_misses_total", &[], metrics.misses.get());
+    text.histogram("blaze_reload_duration_seconds", "What it took models to come back.", &metrics.reloads);
     text.family("blaze_models", "gauge", "Loaded models, by state.");
     for (state, count) in gauges.models {
         text.sample("blaze_models", &[("state", state)], count);
@@ -128,6 +147,12 @@ pub fn json(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>]) -> 
         "rows": metrics.traffic.rows.get(),
         "queue_depth": gauges.queue_depth,
         "memory_used_bytes": gauges.memory_bytes,
+        "memory_bytes": counts(&gauges.memory),
+        "memory_budget_bytes": gauges.budget_bytes,
+        "models_evicted": gauges.evicted,
+        "evictions": metrics.evictions.get(),
+        "model_misses": metrics.misses.get(),
+        "reload_ns": durations(&metrics.reloads),
         "duration_ns": durations(&metrics.total),
         "queued_ns": durations(&metrics.queued),
         "computed_ns": durations(&metrics.computed),
@@ -156,6 +181,9 @@ mod tests {
             in_flight: 1,
             queue_depth: 2,
             memory_bytes: 3,
+            memory: [("models", 1), ("buffers", 2), ("idle_buffers", 1), ("caches", 0)],
+            budget_bytes: Some(9),
+            evicted: 0,
             models: [("ready", 1), ("degraded", 0), ("failed", 0)],
         };
         let models = [ModelTraffic { name: "a\"b:1", accepted: 3, traffic: &metrics.traffic }];

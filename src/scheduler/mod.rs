@@ -9,4 +9,3 @@ pub mod policy;
 pub mod roster;
 pub mod selfcheck;
 pub mod spin;
-pub mod stack;

@@ -6,9 +6,11 @@
 
 use crate::backend::{Interrupt, Model};
 use crate::error::Result;
+use crate::memory::Pool;
 use crate::tensor::{
     Buffer, DType, Data, Dim, Shape, StringTensor, Tensor, TensorSpec, element_count, size_bytes,
 };
+use std::sync::Arc;
 
 /// Sizes tried for axes other than the first that may have any size.
 const AXIS_SIZES: [i64; 3] = [2, 8, 1];
@@ -22,10 +24,10 @@ pub enum Verdict {
 }
 
 /// Runs the model on made-up rows and compares. Declared shapes must allow batching already.
-pub fn rows_are_independent(model: &dyn Model, interrupt: &Interrupt) -> Verdict {
+pub fn rows_are_independent(model: &dyn Model, pool: &Arc<Pool>, interrupt: &Interrupt) -> Verdict {
     let mut failure = String::new();
     for size in AXIS_SIZES {
-        match compare(model, size, interrupt) {
+        match compare(model, pool, size, interrupt) {
             Ok(verdict) => return verdict,
             Err(error) => failure = error.message,
         }
@@ -34,11 +36,11 @@ pub fn rows_are_independent(model: &dyn Model, interrupt: &Interrupt) -> Verdict
 }
 
 /// Runs the model once on made-up input of `rows` rows, so that the first request finds everything in place.
-pub fn warm_up(model: &dyn Model, rows: usize, interrupt: &Interrupt) -> Result<()> {
+pub fn warm_up(model: &dyn Model, pool: &Arc<Pool>, rows: usize, interrupt: &Interrupt) -> Result<()> {
     let seeds: Vec<u64> = (1..=rows as u64).collect();
     let mut last = Ok(());
     for size in AXIS_SIZES {
-        last = run(model, size, &seeds, interrupt).map(drop);
+        last = run(model, pool, size, &seeds, interrupt).map(drop);
         if last.is_ok() {
             break;
         }
@@ -47,18 +49,24 @@ pub fn warm_up(model: &dyn Model, rows: usize, interrupt: &Interrupt) -> Result<
 }
 
 /// Runs the model on one made-up row for each seed; a fixed first axis keeps its size.
-fn run(model: &dyn Model, axis_size: i64, seeds: &[u64], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+fn run(
+    model: &dyn Model,
+    pool: &Arc<Pool>,
+    axis_size: i64,
+    seeds: &[u64],
+    interrupt: &Interrupt,
+) -> Result<Vec<Tensor>> {
     let inputs: Result<Vec<Option<Tensor>>> = model
         .signature()
         .inputs
         .iter()
-        .map(|spec| if spec.optional { Ok(None) } else { made_up(spec, axis_size, seeds).map(Some) })
+        .map(|spec| if spec.optional { Ok(None) } else { made_up(spec, pool, axis_size, seeds).map(Some) })
         .collect();
     model.run(&inputs?, interrupt)
 }
 
-fn compare(model: &dyn Model, axis_size: i64, interrupt: &Interrupt) -> Result<Verdict> {
-    let run = |seeds: &[u64]| run(model, axis_size, seeds, interrupt);
+fn compare(model: &dyn Model, pool: &Arc<Pool>, axis_size: i64, interrupt: &Interrupt) -> Result<Verdict> {
+    let run = |seeds: &[u64]| run(model, pool, axis_size, seeds, interrupt);
     let (alone, first, second) = (run(&[1])?, run(&[1, 2])?, run(&[1, 3])?);
     for (index, spec) in model.signature().outputs.iter().enumerate() {
         let (alone, first, second) = (&alone[index], &first[index], &second[index]);
@@ -86,7 +94,7 @@ fn compare(model: &dyn Model, axis_size: i64, interrupt: &Interrupt) -> Result<V
 }
 
 /// A tensor with one row for each seed, filled from it. Without a symbolic first axis the first seed fills it all.
-fn made_up(spec: &TensorSpec, axis_size: i64, seeds: &[u64]) -> Result<Tensor> {
+fn made_up(spec: &TensorSpec, pool: &Arc<Pool>, axis_size: i64, seeds: &[u64]) -> Result<Tensor> {
     let mut shape: Shape = spec
         .dims
         .iter()
@@ -104,7 +112,7 @@ fn made_up(spec: &TensorSpec, axis_size: i64, seeds: &[u64]) -> Result<Tensor> {
         let data = Data::Strings(StringTensor::copy_of(texts.into_iter())?);
         return Ok(Tensor { dtype: spec.dtype, shape, data });
     }
-    let mut buffer = Buffer::zeroed(size_bytes(spec.dtype, &shape)?)?;
+    let mut buffer = Buffer::zeroed(pool, size_bytes(spec.dtype, &shape)?)?;
     let element = spec.dtype.whole_bytes().unwrap_or(1);
     let row = (buffer.bytes().len() / rows.max(1)).max(1);
     for (row, &seed) in buffer.bytes_mut().chunks_mut(row).zip(seeds) {

@@ -136,9 +136,45 @@ impl DType {
     }
 }
 
+/// Writes a number as one element; false if the dtype has no numbers, or elements that share a byte. What does not fit
+/// becomes the nearest that does.
+pub fn write_number(dtype: DType, number: f64, place: &mut [u8]) -> bool {
+    match dtype {
+        DType::F32 => place.copy_from_slice(&(number as f32).to_ne_bytes()),
+        DType::F64 => place.copy_from_slice(&number.to_ne_bytes()),
+        DType::F16 => place.copy_from_slice(&half::f16::from_f64(number).to_ne_bytes()),
+        DType::Bf16 => place.copy_from_slice(&half::bf16::from_f64(number).to_ne_bytes()),
+        DType::U8 => place.copy_from_slice(&(number as u8).to_ne_bytes()),
+        DType::I8 => place.copy_from_slice(&(number as i8).to_ne_bytes()),
+        DType::U16 => place.copy_from_slice(&(number as u16).to_ne_bytes()),
+        DType::I16 => place.copy_from_slice(&(number as i16).to_ne_bytes()),
+        DType::U32 => place.copy_from_slice(&(number as u32).to_ne_bytes()),
+        DType::I32 => place.copy_from_slice(&(number as i32).to_ne_bytes()),
+        DType::U64 => place.copy_from_slice(&(number as u64).to_ne_bytes()),
+        DType::I64 => place.copy_from_slice(&(number as i64).to_ne_bytes()),
+        DType::Bool => place.copy_from_slice(&[u8::from(number != 0.0)]),
+        _ => return false,
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_dtype_has_them() {
+        let mut place = [9u8; 8];
+        assert!(write_number(DType::I64, -3.0, &mut place));
+        assert_eq!(i64::from_ne_bytes(place), -3);
+        assert!(write_number(DType::F32, 0.5, &mut place[..4]));
+        assert_eq!(place[..4], 0.5f32.to_ne_bytes());
+        assert!(write_number(DType::U8, 300.0, &mut place[..1]));
+        assert!(write_number(DType::Bool, 2.0, &mut place[1..2]));
+        assert_eq!(place[..2], [255, 1]);
+        assert!(!write_number(DType::String, 1.0, &mut place));
+        assert!(!write_number(DType::U4, 1.0, &mut place));
+    }
 
     #[test]
     fn codes_and_names_round_trip() {

@@ -7,7 +7,7 @@ mod region;
 mod strings;
 
 pub use buffer::Buffer;
-pub use dtype::DType;
+pub use dtype::{DType, write_number};
 pub use foreign::{BorrowedBytes, CallerBuffer, HostBytes};
 pub use region::Region;
 pub use strings::{StringSlice, StringTensor};

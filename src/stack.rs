@@ -41,6 +41,24 @@ impl FreeList {
             }
         }
     }
+
+    /// Takes all numbers: the one that was added last, from whose link the others follow with `following`.
+    pub fn take_all(&self) -> Option<u32> {
+        let mut top = self.top.load(Ordering::Acquire);
+        loop {
+            let number = (top as u32).checked_sub(1)?;
+            let empty = top >> 32 << 32;
+            match self.top.compare_exchange_weak(top, empty, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(number),
+                Err(now) => top = now,
+            }
+        }
+    }
+}
+
+/// The number after the one with this link, among those that `FreeList::take_all` gave.
+pub fn following(next: &AtomicU32) -> Option<u32> {
+    next.load(Ordering::Relaxed).checked_sub(1)
 }
 
 /// A list that any thread may push to, and of which one thread at a time takes everything.
