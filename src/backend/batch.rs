@@ -3,6 +3,7 @@
 
 use super::{Interrupt, Model, Stopper};
 use crate::error::Result;
+use crate::memory::{Pool, block_size};
 use crate::tensor::{Buffer, DType, Data, Region, Shape, Tensor};
 use std::sync::Arc;
 
@@ -29,6 +30,12 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Bytes of blocks for one batch.
+    pub fn block_bytes(&self) -> u64 {
+        let parts = || self.inputs.iter().chain(self.outputs.iter().flatten());
+        parts().map(|part| block_size(part.row_bytes.saturating_mul(self.max_rows)) as u64).sum()
+    }
+
     /// The shape of `rows` rows of a part.
     pub fn shape(&self, part: &Part, rows: usize) -> Shape {
         let mut shape = part.shape.clone();
@@ -38,12 +45,6 @@ impl Layout {
             *first = rows as i64;
         }
         shape
-    }
-
-    /// Bytes of memory for one batch.
-    pub fn bytes(&self) -> usize {
-        let parts = || self.inputs.iter().chain(self.outputs.iter().flatten());
-        parts().fold(0, |sum: usize, part| sum.saturating_add(part.row_bytes.saturating_mul(self.max_rows)))
     }
 }
 
@@ -56,9 +57,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn new(layout: &Layout) -> Result<Arc<Self>> {
+    /// Takes memory from a pool. Its contents are whatever was there.
+    pub fn new(layout: &Layout, pool: &Arc<Pool>) -> Result<Arc<Self>> {
         let regions = |parts: &[Part]| -> Result<Vec<Region>> {
-            parts.iter().map(|part| Region::new(part.row_bytes.saturating_mul(layout.max_rows))).collect()
+            let region = |part: &Part| Region::new(pool, part.row_bytes.saturating_mul(layout.max_rows));
+            parts.iter().map(region).collect()
         };
         Ok(Arc::new(Memory {
             inputs: regions(&layout.inputs)?,
@@ -104,6 +107,15 @@ impl<'a> View<'a> {
         unsafe { self.memory.inputs[index].bytes(self.first * row, self.rows * row) }
     }
 
+    /// Makes all rows of the inputs zeros.
+    pub fn zero_inputs(&mut self) {
+        for (part, region) in self.layout.inputs.iter().zip(&self.memory.inputs) {
+            let row = part.row_bytes;
+            // SAFETY: promised by whoever called `new`; `self` is borrowed meanwhile.
+            unsafe { region.bytes_mut(self.first * row, self.rows * row) }.fill(0);
+        }
+    }
+
     /// The bytes of an input's rows, and of an output's, to write.
     pub fn input_and_output(&mut self, input: usize, output: usize) -> Option<(&[u8], &mut [u8])> {
         let row = self.layout.outputs.as_ref()?.get(output)?.row_bytes;
@@ -127,13 +139,13 @@ pub trait Prepared: Send {
 }
 
 /// For backends that make nothing ready: runs are given copies of the rows as tensors.
-pub struct Copying(pub Arc<dyn Model>);
+pub struct Copying(pub Arc<dyn Model>, pub Arc<Pool>);
 
 impl Prepared for Copying {
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
         let mut inputs: Vec<Option<Tensor>> = self.0.signature().inputs.iter().map(|_| None).collect();
         for (at, part) in view.layout.inputs.iter().enumerate() {
-            let data = Data::Owned(Buffer::copy_of(view.input(at))?);
+            let data = Data::Owned(Buffer::copy_of(&self.1, view.input(at))?);
             let shape = view.layout.shape(part, view.rows);
             inputs[part.index] = Some(Tensor { dtype: part.dtype, shape, data });
         }

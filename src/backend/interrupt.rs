@@ -14,8 +14,13 @@ pub type Stopper = Box<dyn Fn() + Send + Sync>;
 pub struct Interrupt {
     /// Changed under the lock, read without: a hook may run while somebody who holds other locks looks.
     raised: AtomicBool,
-    hook: Mutex<Option<Hook>>,
+    hook: Mutex<Hooks>,
     woken: Condvar,
+}
+
+#[derive(Default)]
+struct Hooks {
+    hook: Option<Hook>,
     /// Called each time.
     stopper: Option<Stopper>,
 }
@@ -25,9 +30,10 @@ impl Interrupt {
         Self::default()
     }
 
-    /// An interrupt that calls `stopper` whenever it is raised.
-    pub fn with_stopper(stopper: Option<Stopper>) -> Self {
-        Interrupt { stopper, ..Self::default() }
+    /// From now on calls `stopper` whenever it is raised, instead of the one before.
+    pub fn set_stopper(&self, stopper: Option<Stopper>) {
+        let old = std::mem::replace(&mut lock(&self.hook).stopper, stopper);
+        drop(old); // not under the lock
     }
 
     /// Makes it as new. Only while nobody can raise it.
@@ -39,12 +45,12 @@ impl Interrupt {
 
     /// Says that the work is no longer wanted, and calls the hook if there is one.
     pub fn raise(&self) {
-        let hook = lock(&self.hook);
+        let hooks = lock(&self.hook);
         if !self.raised.swap(true, Ordering::SeqCst) {
-            if let Some(stopper) = &self.stopper {
+            if let Some(stopper) = &hooks.stopper {
                 stopper();
             }
-            if let Some(hook) = &*hook {
+            if let Some(hook) = &hooks.hook {
                 hook();
             }
             self.woken.notify_all();
@@ -61,7 +67,7 @@ impl Interrupt {
         if self.is_raised() {
             hook();
         }
-        *place = Some(hook);
+        place.hook = Some(hook);
         HookGuard { interrupt: self }
     }
 
@@ -83,7 +89,7 @@ pub struct HookGuard<'a> {
 
 impl Drop for HookGuard<'_> {
     fn drop(&mut self) {
-        *lock(&self.interrupt.hook) = None;
+        lock(&self.interrupt.hook).hook = None;
     }
 }
 

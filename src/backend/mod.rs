@@ -4,13 +4,17 @@ mod batch;
 mod interrupt;
 pub mod mock;
 pub mod onnx;
+mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
 pub use interrupt::{Interrupt, Stopper};
+pub use onnx::Sessions;
+pub use room::Room;
 
 use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
+use crate::memory::Pool;
 use crate::tensor::{Signature, Tensor};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,8 +25,23 @@ pub struct LoadRequest<'a> {
     pub source: Source<'a>,
     pub onnxruntime: &'a OnnxRuntimeConfig,
     pub logger: Logger,
+    /// Where the model's buffers come from.
+    pub pool: &'a Arc<Pool>,
     /// Raised when nobody wants the model any more.
     pub interrupt: &'a Interrupt,
+    /// Sessions that other models may have loaded already.
+    pub sessions: &'a Sessions,
+    /// What is reserved for the model.
+    pub room: Room,
+}
+
+/// What loading a model will take, as well as can be told before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Bytes of the model.
+    pub bytes: u64,
+    /// Bytes that loading it takes besides.
+    pub loading_bytes: u64,
 }
 
 /// Where a model's bytes are.
@@ -65,8 +84,29 @@ pub trait Model: Send + Sync {
     /// The execution provider really used, and what became of those before it.
     fn provider(&self) -> ProviderReport;
 
-    /// Bytes that the model takes, as well as the backend knows.
+    /// Bytes that the model takes, besides the memory of its batches.
     fn memory_bytes(&self) -> u64;
+
+    /// Those of them that the backend has not taken from the ledger by itself.
+    fn uncounted_bytes(&self) -> u64 {
+        self.memory_bytes()
+    }
+
+    /// How many models have those bytes in common, this one among them.
+    fn shared_by(&self) -> u64 {
+        1
+    }
+
+    /// What changes when the files do that the model was loaded from; `None`: there are none.
+    fn stamp(&self) -> Option<String> {
+        None
+    }
+
+    /// What tells, when the model is dropped, how many of its bytes are still there: because an output that is not
+    /// released needs them, or another model.
+    fn remains(&self) -> Box<dyn Fn() -> u64 + Send> {
+        Box::new(|| 0)
+    }
 }
 
 /// How the list of execution providers was resolved.
@@ -82,6 +122,17 @@ pub struct ProviderReport {
 pub struct RejectedProvider {
     pub provider: String,
     pub reason: String,
+}
+
+/// What loading a model will take.
+pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
+    match request.config.backend.as_str() {
+        "onnx" => onnx::estimate(request),
+        _ => {
+            let bytes = request.config.mock.as_ref().map_or(0, |mock| mock.memory_bytes);
+            Ok(Estimate { bytes, loading_bytes: 0 })
+        }
+    }
 }
 
 /// Loads a model with the backend that its configuration names.

@@ -5,6 +5,7 @@ mod faults;
 use super::{Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View};
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
+use crate::memory::Pool;
 use crate::tensor::{Buffer, DType, Data, Dim, Shape, Signature, Tensor, TensorSpec, size_bytes};
 use faults::Faults;
 use smallvec::smallvec;
@@ -14,6 +15,7 @@ struct MockModel {
     config: MockConfig,
     signature: Arc<Signature>,
     faults: Faults,
+    pool: Arc<Pool>,
 }
 
 /// Makes a mock model; honours the faults that strike loads.
@@ -24,7 +26,8 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
     }
     faults::strike_load(&config)?;
     let signature = Arc::new(signature(&config)?);
-    Ok(Arc::new(MockModel { faults: Faults::new(&config), signature, config }))
+    let pool = Arc::clone(request.pool);
+    Ok(Arc::new(MockModel { faults: Faults::new(&config), signature, config, pool }))
 }
 
 fn signature(config: &MockConfig) -> Result<Signature> {
@@ -139,7 +142,7 @@ impl MockModel {
                 Dim::Symbolic(_) => x.shape[axis],
             });
         }
-        let mut buffer = Buffer::zeroed(size_bytes(output.dtype, &shape)?)?;
+        let mut buffer = Buffer::zeroed(&self.pool, size_bytes(output.dtype, &shape)?)?;
         let rows = shape.first().map_or(1, |&rows| usize::try_from(rows).unwrap_or(1));
         self.fill(x.bytes(), buffer.bytes_mut(), rows);
         Ok(Tensor { dtype: output.dtype, shape, data: Data::Owned(buffer) })

@@ -1,6 +1,7 @@
 //! Runs in a batch's own memory: ONNX Runtime's values over it are made once for each number of rows.
 #![allow(unsafe_code)]
 
+use super::memory;
 use super::session::Shared;
 use super::value::{Value, check, failed};
 use crate::backend::{Interrupt, Layout, Memory, Part, Prepared, Stopper, View};
@@ -114,6 +115,7 @@ impl OnnxBatch {
         outputs: &mut [*mut sys::OrtValue],
     ) -> Result<(), ort::Error> {
         let outputs = if outputs.is_empty() { self.returned.as_mut_slice() } else { outputs };
+        let _entered = self.shared.account.enter();
         // SAFETY: every array has the length given and outlives the call; the values are over memory that nobody else
         // touches during the run. `Run` may be called from several threads.
         check(unsafe {
@@ -130,31 +132,7 @@ impl OnnxBatch {
         })
     }
 
-    fn run_set(&mut self, set: &mut Set, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
-        let known = self.layout.outputs.is_some() && !self.shared.outputs_vary.load(Ordering::Relaxed);
-        if known {
-            match self.call(&set.inputs, &mut set.outputs) {
-                Ok(()) => return Ok(None),
-                // Declared shapes may lie: then ONNX Runtime refuses the memory it is given.
-                Err(error) if !interrupt.is_raised() && error.message().to_lowercase().contains("shape") => {}
-                Err(error) => return Err(failed(&error)),
-            }
-        }
-        self.returned.fill(ptr::null_mut());
-        self.call(&set.inputs, &mut []).map_err(|error| failed(&error))?;
-        if known {
-            self.shared.outputs_vary.store(true, Ordering::Relaxed);
-        }
-        let session = self.shared.session.inner();
-        // Every pointer is taken over, also after an error, so that none leaks.
-        let tensors: Vec<Result<Tensor>> =
-            self.returned.iter().map(|&pointer| Value::into_tensor(pointer, &session)).collect();
-        tensors.into_iter().collect::<Result<_>>().map(Some)
-    }
-}
-
-impl Prepared for OnnxBatch {
-    fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
+    fn run_rows(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
         if self.options.used.swap(false, Ordering::SeqCst) {
             // SAFETY: the options live. What raised the interrupt before this run is seen below, and what raises it
             // from now on terminates the run.
@@ -185,6 +163,34 @@ impl Prepared for OnnxBatch {
         let result = self.run_set(&mut set, interrupt);
         self.sets[rows] = Some(set);
         result
+    }
+
+    fn run_set(&mut self, set: &mut Set, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
+        let known = self.layout.outputs.is_some() && !self.shared.outputs_vary.load(Ordering::Relaxed);
+        if known {
+            match self.call(&set.inputs, &mut set.outputs) {
+                Ok(()) => return Ok(None),
+                // Declared shapes may lie: then ONNX Runtime refuses the memory it is given.
+                Err(error) if !interrupt.is_raised() && error.message().to_lowercase().contains("shape") => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        self.returned.fill(ptr::null_mut());
+        self.call(&set.inputs, &mut []).map_err(|error| failed(&error))?;
+        if known {
+            self.shared.outputs_vary.store(true, Ordering::Relaxed);
+        }
+        let session = self.shared.session.inner();
+        // Every pointer is taken over, also after an error, so that none leaks.
+        let tensors: Vec<Result<Tensor>> =
+            self.returned.iter().map(|&pointer| Value::into_tensor(pointer, &session)).collect();
+        tensors.into_iter().collect::<Result<_>>().map(Some)
+    }
+}
+
+impl Prepared for OnnxBatch {
+    fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
+        memory::within_means(|| self.run_rows(view, interrupt))
     }
 
     fn stopper(&self) -> Option<Stopper> {

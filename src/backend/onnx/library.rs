@@ -132,6 +132,7 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
         .build()
         .map_err(|e| e.to_string())?;
     environment.set_log_level(ort::logging::LogLevel::Warning);
+    super::memory::register(&environment).map_err(|e| format!("its allocator cannot be replaced: {e}"))?;
     let info =
         describe(path).ok_or_else(|| format!("{}: cannot be described after loading", path.display()))?;
     Ok(Runtime { info, environment })

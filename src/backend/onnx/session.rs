@@ -2,14 +2,20 @@
 #![allow(unsafe_code)]
 
 use super::batch::OnnxBatch;
+use super::files::{self, Files};
 use super::library;
+use super::memory::{self, Account};
 use super::provider::Provider;
+use super::sessions::Place;
 use super::value::{Value, check, dtype_of, failed, host_memory};
 use crate::backend::{
-    Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, RejectedProvider, Source,
+    Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, RejectedProvider,
+    Source,
 };
 use crate::error::{Error, Result, Status};
 use crate::log::{Level, Logger};
+use crate::memory::{Kind, Reservation};
+use crate::platform;
 use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
 use ort::AsPointer;
 use ort::environment::Environment;
@@ -25,9 +31,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 struct OnnxModel {
+    loaded: Arc<Loaded>,
+}
+
+/// A session as it was loaded, which models of the same file have in common.
+pub struct Loaded {
     shared: Arc<Shared>,
     provider: ProviderReport,
-    memory_bytes: u64,
+    /// Bytes besides the weights: the graph, and what ONNX Runtime keeps about it.
+    graph: Reservation,
+    stamp: Option<String>,
 }
 
 /// What a model's batches share.
@@ -37,6 +50,7 @@ pub struct Shared {
     pub memory: MemoryInfo<'static>,
     /// The outputs' shapes turned out not to be as declared.
     pub outputs_vary: AtomicBool,
+    pub account: Arc<Account>,
 }
 
 // SAFETY: ONNX Runtime's `Run` may be called from several threads on one session; everything else is
@@ -54,9 +68,55 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
         .enumerate()
         .map(|(index, name)| Provider::parse(index, name))
         .collect::<Result<_>>()?;
-    let memory_bytes = check_source(&request.source)?;
+    let files = files::look(&request.source)?;
     let environment = library::environment(request.onnxruntime.library.as_deref())?;
+    let place = match &files.stamp {
+        Some(stamp) => Some(request.sessions.place(&key(request, stamp), request.interrupt)?),
+        None => None,
+    };
+    if let Some(loaded) = place.as_ref().and_then(Place::loaded) {
+        return Ok(Arc::new(OnnxModel { loaded }));
+    }
+    let loaded = memory::within_means(|| load_session(request, providers, environment, files))?;
+    if let Some(mut place) = place {
+        place.fill(&loaded);
+    }
+    Ok(Arc::new(OnnxModel { loaded }))
+}
 
+/// What sessions must have in common to be one.
+fn key(request: &LoadRequest<'_>, stamp: &str) -> String {
+    let options = request.onnxruntime;
+    let how = (options.arena, options.memory_pattern, options.intra_op_threads, request.config.prepack);
+    format!("{stamp}{:?}{how:?}", request.config.providers)
+}
+
+/// What a load takes, by the sizes of the files.
+pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
+    let files = files::look(&request.source)?;
+    if let Some(stamp) = &files.stamp
+        && request.sessions.has(&key(request, stamp))
+    {
+        return Ok(Estimate::default());
+    }
+    // Reading a file of weights takes up to three quarters of it besides.
+    let bytes = files.bytes + files.bytes / 64 + GRAPH_BYTES;
+    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3 })
+}
+
+/// What the smallest graph takes.
+const GRAPH_BYTES: u64 = 256 << 10;
+
+fn load_session(
+    request: &LoadRequest<'_>,
+    providers: Vec<Provider>,
+    environment: &Environment,
+    files: Files,
+) -> Result<Arc<Loaded>> {
+    let account = Account::new(request.pool, &request.room);
+    let _entered = account.enter();
+    let before = platform::heap_in_use();
+    let finish = |session, report| finish(request, session, report, &account, before, &files);
     let cpu_allowed = providers.iter().any(|provider| provider.is_cpu());
     let mut rejected = Vec::new();
     for provider in providers {
@@ -68,10 +128,10 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
                         continue;
                     }
                     let report = ProviderReport { used: "cpu".into(), rejected };
-                    return finish(session, report, memory_bytes);
+                    return finish(session, report);
                 }
                 let report = ProviderReport { used: provider.name().into(), rejected };
-                return finish(session, report, memory_bytes);
+                return finish(session, report);
             }
             Err(_) if request.interrupt.is_raised() => {
                 return Err(Error::new(Status::Cancelled, "loading was interrupted"));
@@ -99,19 +159,6 @@ fn rejection(provider: Provider, reason: String) -> RejectedProvider {
     RejectedProvider { provider: provider.name().into(), reason }
 }
 
-/// Checks that there is something to read; returns its size in bytes.
-fn check_source(source: &Source<'_>) -> Result<u64> {
-    match source {
-        Source::File(path) => match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
-            Ok(_) => Err(Error::new(Status::ModelNotFound, format!("{} is not a file", path.display()))),
-            Err(error) => Err(Error::new(Status::ModelNotFound, format!("{}: {error}", path.display()))),
-        },
-        Source::Memory(bytes) => Ok(bytes.len() as u64),
-        Source::None => Err(Error::new(Status::InvalidConfig, "path: the onnx backend needs one")),
-    }
-}
-
 /// Makes a session with one provider besides the CPU's.
 fn commit(
     environment: &Environment,
@@ -128,7 +175,12 @@ fn commit(
         .with_inter_op_spinning(false)?
         .with_log_level(LogLevel::Warning)?
         .with_logger(session_logger(request.logger))?
+        .with_memory_pattern(request.onnxruntime.memory_pattern)?
+        .with_prepacking(request.config.prepack)?
         .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+    if !request.onnxruntime.arena {
+        builder = builder.with_env_allocators()?;
+    }
     if let Some(dispatch) = provider.dispatch() {
         builder = builder.with_execution_providers([dispatch])?;
         if !cpu_allowed {
@@ -225,7 +277,14 @@ fn model_error(error: &ort::Error, source: &Source<'_>) -> Error {
     Error::new(status, format!("ONNX Runtime: {}{hint}", error.message()))
 }
 
-fn finish(session: Session, provider: ProviderReport, memory_bytes: u64) -> Result<Arc<dyn Model>> {
+fn finish(
+    request: &LoadRequest<'_>,
+    session: Session,
+    provider: ProviderReport,
+    account: &Arc<Account>,
+    heap_before: Option<u64>,
+    files: &Files,
+) -> Result<Arc<Loaded>> {
     let mut signature = Signature::default();
     for input in session.inputs() {
         signature.inputs.push(spec("input", input.name(), input.dtype())?);
@@ -243,8 +302,17 @@ fn finish(session: Session, provider: ProviderReport, memory_bytes: u64) -> Resu
         signature: Arc::new(signature),
         memory: host_memory()?,
         outputs_vary: AtomicBool::new(false),
+        account: Arc::clone(account),
     });
-    Ok(Arc::new(OnnxModel { shared, provider, memory_bytes }))
+    // What the heap has grown by is the graph's; but others use the heap too, so within reason. In an arena of its own
+    // the weights are there too.
+    let weights = account.weights();
+    let grown = heap_before.zip(platform::heap_in_use()).map(|(before, now)| now.saturating_sub(before));
+    let rest = files.bytes.saturating_sub(weights);
+    let graph =
+        grown.unwrap_or(rest).clamp(rest.min(GRAPH_BYTES / 16), GRAPH_BYTES + rest.saturating_mul(16));
+    let graph = Reservation::forced(request.pool.ledger(), Kind::Models, graph);
+    Ok(Arc::new(Loaded { shared, provider, graph, stamp: files.stamp.clone() }))
 }
 
 fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
@@ -270,26 +338,27 @@ fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
     TensorSpec::new(name, dtype, dims.collect())
 }
 
-impl Model for OnnxModel {
-    fn signature(&self) -> &Arc<Signature> {
-        &self.shared.signature
+impl OnnxModel {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.loaded.shared
     }
 
-    fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        let inner = self.shared.session.inner();
-        let allocator = self.shared.session.allocator().ptr().cast_mut();
+    fn run_once(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        let _entered = self.loaded.shared.account.enter();
+        let inner = self.shared().session.inner();
+        let allocator = self.shared().session.allocator().ptr().cast_mut();
         let mut names = Vec::with_capacity(inputs.len());
         let mut values = Vec::with_capacity(inputs.len());
-        for (tensor, spec) in inputs.iter().zip(&self.shared.signature.inputs) {
+        for (tensor, spec) in inputs.iter().zip(&self.shared().signature.inputs) {
             if let Some(tensor) = tensor {
                 names.push(spec.c_name.as_ptr());
-                values.push(Value::of_input(&self.shared.memory, allocator, tensor)?);
+                values.push(Value::of_input(&self.shared().memory, allocator, tensor)?);
             }
         }
         let pointers: Vec<*const sys::OrtValue> =
             values.iter().map(|value| value.pointer().cast_const()).collect();
         let output_names: Vec<_> =
-            self.shared.signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
+            self.shared().signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
         let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
@@ -302,7 +371,7 @@ impl Model for OnnxModel {
         // outlive it too. `Run` may be called from several threads.
         let status = unsafe {
             (ort::api().Run)(
-                self.shared.session.ptr().cast_mut(),
+                self.shared().session.ptr().cast_mut(),
                 options.ptr(),
                 names.as_ptr(),
                 pointers.as_ptr(),
@@ -319,24 +388,51 @@ impl Model for OnnxModel {
             outputs.into_iter().map(|pointer| Value::into_tensor(pointer, &inner)).collect();
         tensors.into_iter().collect()
     }
+}
+
+impl Model for OnnxModel {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.shared().signature
+    }
+
+    fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        memory::within_means(|| self.run_once(inputs, interrupt))
+    }
 
     fn prepare(
         self: Arc<Self>,
         memory: Arc<Memory>,
         layout: Arc<Layout>,
     ) -> Result<Option<Box<dyn Prepared>>> {
-        Ok(Some(Box::new(OnnxBatch::new(Arc::clone(&self.shared), memory, layout)?)))
+        Ok(Some(Box::new(OnnxBatch::new(Arc::clone(self.shared()), memory, layout)?)))
     }
 
     fn computes_on_cpu(&self) -> bool {
-        matches!(self.provider.used.as_str(), "cpu" | "xnnpack" | "openvino")
+        matches!(self.loaded.provider.used.as_str(), "cpu" | "xnnpack" | "openvino")
     }
 
     fn provider(&self) -> ProviderReport {
-        self.provider.clone()
+        self.loaded.provider.clone()
     }
 
     fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
+        self.loaded.shared.account.weights() + self.loaded.graph.bytes()
+    }
+
+    fn uncounted_bytes(&self) -> u64 {
+        0
+    }
+
+    fn shared_by(&self) -> u64 {
+        Arc::strong_count(&self.loaded) as u64
+    }
+
+    fn stamp(&self) -> Option<String> {
+        self.loaded.stamp.clone()
+    }
+
+    fn remains(&self) -> Box<dyn Fn() -> u64 + Send> {
+        let account = Arc::clone(&self.loaded.shared.account);
+        Box::new(move || account.weights())
     }
 }
