@@ -21,9 +21,14 @@ pub struct EngineConfig {
     #[serde(deserialize_with = "object")]
     pub memory: MemoryConfig,
     #[serde(deserialize_with = "object")]
+    pub loading: LoadingConfig,
+    #[serde(deserialize_with = "object")]
     pub log: LogConfig,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
+    /// A directory of models that is read at the start, and again from time to time.
+    #[serde(deserialize_with = "object")]
+    pub repository: RepositoryConfig,
     /// Models that are loaded before `blaze_engine_create` returns.
     #[serde(deserialize_with = "objects")]
     pub models: Vec<ModelConfig>,
@@ -36,11 +41,16 @@ pub struct OnnxRuntimeConfig {
     pub library: Option<String>,
     /// Threads that one run may use inside an operator.
     pub intra_op_threads: u32,
+    /// Whether each session has ONNX Runtime's own arena, which keeps what it once had and is not counted exactly. If
+    /// not, tensors are in the engine's pool.
+    pub arena: bool,
+    /// Whether ONNX Runtime plans a run's memory as one block, by what it has seen of its shapes.
+    pub memory_pattern: bool,
 }
 
 impl Default for OnnxRuntimeConfig {
     fn default() -> Self {
-        OnnxRuntimeConfig { library: None, intra_op_threads: 1 }
+        OnnxRuntimeConfig { library: None, intra_op_threads: 1, arena: false, memory_pattern: true }
     }
 }
 
@@ -57,11 +67,46 @@ impl Default for QueueConfig {
     }
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Bytes that models and the memory of batches may take; null: no limit.
+    /// Bytes that models and the memory of requests may take; null: no limit.
     pub budget_bytes: Option<u64>,
+    /// Bytes of the pool that nobody uses just now, kept for the next to come; they count as taken.
+    pub pool_bytes: u64,
+    /// How long such bytes are kept, in milliseconds; and how long an engine rests before it gives memory back.
+    pub idle_ms: u32,
+    /// Whether to have the C library give large blocks back to the system when they are freed, in the whole process;
+    /// null: if there is a budget. Only glibc needs to be told.
+    pub tune_heap: Option<bool>,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        MemoryConfig { budget_bytes: None, pool_bytes: 64 << 20, idle_ms: 1000, tune_heap: None }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadingConfig {
+    /// Models that are loaded at the same time; others wait for their turn.
+    pub concurrency: u32,
+}
+
+impl Default for LoadingConfig {
+    fn default() -> Self {
+        LoadingConfig { concurrency: 2 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepositoryConfig {
+    /// The directory, which holds `name/version/model.onnx`; null: no repository.
+    pub directory: Option<String>,
+    /// How long to wait before it is read again, in milliseconds, 10 to 86400000 (a day); null: it is read once.
+    pub poll_ms: Option<u32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,10 +140,36 @@ impl EngineConfig {
             "queue.capacity",
             format_args!("must be from 1 to {}", Self::MAX_QUEUE_CAPACITY),
         )?;
+        require(
+            (1..=256).contains(&config.loading.concurrency),
+            "loading.concurrency",
+            "must be from 1 to 256",
+        )?;
+        require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
+        config.repository.check()?;
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
         }
         Ok(config)
+    }
+}
+
+impl RepositoryConfig {
+    fn check(&self) -> Result<()> {
+        require(
+            self.directory.as_deref().is_none_or(|directory| !directory.is_empty()),
+            "repository.directory",
+            "must not be empty",
+        )?;
+        if let Some(poll_ms) = self.poll_ms {
+            require(self.directory.is_some(), "repository.poll_ms", "only with repository.directory")?;
+            require(
+                (10..=86_400_000).contains(&poll_ms),
+                "repository.poll_ms",
+                "must be from 10 to 86400000 (a day)",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -125,6 +196,7 @@ mod tests {
             r#"{"threads": null, "onnxruntime": {"library": null, "intra_op_threads": 1},
                 "queue": {"capacity": 65536}, "memory": {"budget_bytes": null},
                 "log": {"level": "warn", "target": "none"},
+                "model_directory": null, "repository": {"directory": null, "poll_ms": null},
                 "models": [{"name": "digits", "version": 1, "backend": "onnx", "path": "digits.onnx",
                             "lanes": 1, "providers": ["cpu"],
                             "batching": {"max_rows": 64, "max_delay_us": 200},
@@ -142,6 +214,15 @@ mod tests {
         assert!(message(r#"{"threads": -1}"#).starts_with("threads: "));
         let batching = r#"{"models": [{"name": "m", "path": "p", "batching": {"max_rows": 0}}]}"#;
         assert!(message(batching).starts_with("models[0].batching.max_rows: "), "{}", message(batching));
+        assert!(message(r#"{"repository": {"path": "p"}}"#).starts_with("repository.path: unknown field"));
+        assert!(message(r#"{"repository": {"directory": ""}}"#).starts_with("repository.directory: "));
+        assert!(message(r#"{"repository": "p"}"#).starts_with("repository: "));
+        assert!(message(r#"{"repository": {"poll_ms": 500}}"#).starts_with("repository.poll_ms: only with"));
+        for poll_ms in ["9", "86400001", "-1", "1.5", "\"1 s\""] {
+            let json = format!(r#"{{"repository": {{"directory": "d", "poll_ms": {poll_ms}}}}}"#);
+            assert!(message(&json).starts_with("repository.poll_ms: "), "{}", message(&json));
+        }
+        EngineConfig::from_json(r#"{"repository": {"directory": "d", "poll_ms": 10}}"#).unwrap();
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
         assert!(message("[]").contains("expected an object"));

@@ -3,10 +3,12 @@
 mod engine;
 mod model;
 
-pub use engine::{EngineConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig};
+pub use engine::{
+    EngineConfig, LoadingConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
+};
 pub use model::{
-    AxisConfig, BatchingConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim, MockTensor,
-    ModelConfig,
+    AxisConfig, BatchingConfig, ExampleConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim,
+    MockTensor, ModelConfig, WarmupConfig,
 };
 
 use crate::error::{Error, Result, Status};
@@ -25,14 +27,23 @@ fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
         return Err(invalid(format!("the text has {} bytes, more than {MAX_JSON_BYTES}", json.len())));
     }
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    let value: Object<T> = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
+    let value = read(&mut deserializer)?;
+    deserializer.end().map_err(|e| invalid(e.to_string()))?;
+    Ok(value)
+}
+
+/// Reads an object into `T`; errors name the path.
+fn read<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T>
+where
+    D::Error: fmt::Display,
+{
+    let value: Object<T> = serde_path_to_error::deserialize(deserializer).map_err(|e| {
         let path = e.path().to_string();
         match path.as_str() {
             "." => invalid(e.inner().to_string()),
             _ => invalid(format!("{path}: {}", e.inner())),
         }
     })?;
-    deserializer.end().map_err(|e| invalid(e.to_string()))?;
     Ok(value.0)
 }
 

@@ -1,18 +1,23 @@
 //! The configuration of a model.
 
-use super::{object, objects, optional_object, parse, require};
-use crate::error::Result;
+use super::{Object, object, objects, optional_object, parse, read, require};
+use crate::error::Error;
 use crate::tensor::DType;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One object of an engine's `models`, and `blaze_model_load`'s JSON.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     pub name: String,
-    #[serde(default = "one")]
-    pub version: u32,
+    /// 1 if it is not given, but for a model of the repository.
+    #[serde(default)]
+    pub version: Option<u32>,
     /// Which backend runs it: `onnx` or `mock`.
     #[serde(default = "onnx")]
     pub backend: String,
@@ -27,9 +32,16 @@ pub struct ModelConfig {
     pub providers: Vec<String>,
     #[serde(default, deserialize_with = "object")]
     pub batching: BatchingConfig,
-    /// Run the model once at load, so that the first request does not pay for it.
+    /// Run the model at load, so that the first request does not pay for it.
+    #[serde(default, deserialize_with = "warmup")]
+    pub warmup: WarmupConfig,
+    /// Tell how far a load in the background has come.
+    #[serde(default)]
+    pub progress: bool,
+    /// Whether the `onnx` backend lays weights out anew as its kernels like them best. If not, runs are slower, but weights
+    /// in external files stay mapped: they load at once, and take memory that the system can have back at any time.
     #[serde(default = "yes")]
-    pub warmup: bool,
+    pub prepack: bool,
     /// Never evicted to make room for others.
     #[serde(default)]
     pub pinned: bool,
@@ -38,8 +50,71 @@ pub struct ModelConfig {
     pub mock: Option<MockConfig>,
 }
 
+/// What is run at load. In JSON also `true` and `false`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmupConfig {
+    pub enabled: bool,
+    /// Numbers of rows to run; empty: `batching.buckets`, or if there are none every power of two up to `max_rows`.
+    pub sizes: Vec<u32>,
+    /// Examples, by the input's name. Others are zeros.
+    #[serde(deserialize_with = "examples")]
+    pub inputs: BTreeMap<String, ExampleConfig>,
+}
+
+impl Default for WarmupConfig {
+    fn default() -> Self {
+        WarmupConfig { enabled: true, sizes: Vec::new(), inputs: BTreeMap::new() }
+    }
+}
+
+impl WarmupConfig {
+    /// Nobody has said how.
+    pub fn is_default(&self) -> bool {
+        self.sizes.is_empty() && self.inputs.is_empty()
+    }
+}
+
+/// What an input is given to warm up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExampleConfig {
+    /// The sizes of all axes, of which those count that the model leaves open; the first one does not for a model whose
+    /// requests are joined.
+    pub shape: Vec<u32>,
+    /// What every element is.
+    pub fill: f64,
+    /// The elements of one row, or of the whole input if requests are not joined; instead of `fill`.
+    pub data: Vec<f64>,
+}
+
+fn warmup<'de, D: Deserializer<'de>>(deserializer: D) -> Result<WarmupConfig, D::Error> {
+    struct WarmupVisitor;
+    impl<'de> Visitor<'de> for WarmupVisitor {
+        type Value = WarmupConfig;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true, false or an object")
+        }
+
+        fn visit_bool<E>(self, enabled: bool) -> Result<WarmupConfig, E> {
+            Ok(WarmupConfig { enabled, ..WarmupConfig::default() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WarmupConfig, A::Error> {
+            WarmupConfig::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(WarmupVisitor)
+}
+
+fn examples<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, ExampleConfig>, D::Error> {
+    BTreeMap::<String, Object<ExampleConfig>>::deserialize(deserializer)
+        .map(|examples| examples.into_iter().map(|(name, example)| (name, example.0)).collect())
+}
+
 /// How requests are joined into one run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchingConfig {
     /// The most rows in one batch; 1 turns batching off.
@@ -55,7 +130,7 @@ pub struct BatchingConfig {
 }
 
 /// How an axis is padded.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AxisConfig {
     /// Sizes, rising.
@@ -75,7 +150,7 @@ impl Default for BatchingConfig {
 }
 
 /// A backend for tests: it computes something checkable and fails on command.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
 pub struct MockConfig {
@@ -108,7 +183,7 @@ pub enum MockCompute {
 }
 
 /// An input or output of a mock model.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MockTensor {
     pub name: String,
@@ -118,7 +193,7 @@ pub struct MockTensor {
 }
 
 /// A size, or the name of one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum MockDim {
     Fixed(u32),
@@ -150,7 +225,7 @@ pub enum FaultKind {
 }
 
 /// A fault, and the runs that it strikes: those numbered `after`, `after + every`, … from 0, `count` times.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultConfig {
     pub kind: FaultKind,
@@ -184,28 +259,56 @@ fn cpu() -> Vec<String> {
 
 impl ModelConfig {
     /// Parses and checks one model's configuration.
-    pub fn from_json(json: &str) -> Result<Self> {
+    pub fn from_json(json: &str) -> Result<Self, Error> {
         let config: ModelConfig = parse(json)?;
         config.check("")?;
         Ok(config)
     }
 
+    /// Reads and checks one model's configuration from JSON that was parsed already; errors name the path.
+    pub fn from_value(value: Value) -> Result<Self, Error> {
+        let config: ModelConfig = read(value)?;
+        config.check("")?;
+        Ok(config)
+    }
+
+    /// Whether a model may have this name.
+    pub fn check_name(name: &str) -> Result<(), Error> {
+        Self::check_name_at(name, "name")
+    }
+
+    /// A configuration that says nothing but the name, and maybe the version.
+    pub fn bare(name: &str, version: Option<u32>) -> Self {
+        ModelConfig {
+            name: name.to_owned(),
+            version,
+            backend: onnx(),
+            path: None,
+            lanes: one(),
+            providers: cpu(),
+            batching: BatchingConfig::default(),
+            warmup: WarmupConfig::default(),
+            progress: false,
+            prepack: true,
+            pinned: false,
+            mock: None,
+        }
+    }
+
+    pub fn version(&self) -> u32 {
+        self.version.unwrap_or(1)
+    }
+
     /// `name:version`, which no other model of the engine may have.
     pub fn full_name(&self) -> String {
-        format!("{}:{}", self.name, self.version)
+        format!("{}:{}", self.name, self.version())
     }
 
     /// Checks values that the types leave open; `prefix` is the path of this object.
-    pub(super) fn check(&self, prefix: &str) -> Result<()> {
+    pub(super) fn check(&self, prefix: &str) -> Result<(), Error> {
         let require = |ok, key: &str, message: &str| require(ok, &format!("{prefix}{key}"), message);
-        require(
-            !self.name.is_empty()
-                && self.name.len() <= 255
-                && !self.name.contains([':', '\0', '\n', '"', '\\']),
-            "name",
-            "must have 1 to 255 bytes and no colon, quote, backslash, newline or NUL",
-        )?;
-        require(self.version >= 1, "version", "must be at least 1")?;
+        Self::check_name_at(&self.name, &format!("{prefix}name"))?;
+        require(self.version() >= 1, "version", "must be at least 1")?;
         require((1..=256).contains(&self.lanes), "lanes", "must be from 1 to 256")?;
         require(!self.providers.is_empty(), "providers", "must name at least one, as in [\"cpu\"]")?;
         let batching = &self.batching;
@@ -219,6 +322,11 @@ impl ModelConfig {
                 && batching.buckets.last().is_none_or(|&last| last == batching.max_rows),
             "batching.buckets",
             "must rise from at least 1 to max_rows",
+        )?;
+        require(
+            self.warmup.sizes.iter().all(|size| (1..=batching.max_rows).contains(size)),
+            "warmup.sizes",
+            "must be from 1 to batching.max_rows",
         )?;
         for (name, axis) in &batching.axes {
             require(
@@ -234,5 +342,13 @@ impl ModelConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_name_at(name: &str, path: &str) -> Result<(), Error> {
+        require(
+            !name.is_empty() && name.len() <= 255 && !name.contains([':', '\0', '\n', '"', '\\']),
+            path,
+            "must have 1 to 255 bytes and no colon, quote, backslash, newline or NUL",
+        )
     }
 }
