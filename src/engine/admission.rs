@@ -4,9 +4,9 @@ use super::ModelId;
 use super::batch::{Extras, Inputs, Rare};
 use super::line::Line;
 use super::lines::Given;
-use super::models::LoadedModel;
+use super::model::Model;
 use crate::error::{Error, Result, Status};
-use crate::memory::{Budget, Reservation};
+use crate::memory::{Kind, Ledger, Pool, Reservation};
 use crate::tensor::{
     BorrowedBytes, Buffer, CallerBuffer, DType, Data, Shape, StringTensor, Tensor, TensorSpec, element_count,
     size_bytes,
@@ -73,7 +73,7 @@ type Places = SmallVec<[usize; 8]>;
 #[inline]
 pub fn admit<'a>(
     description: &'a RequestDescription<'_>,
-    model: &LoadedModel,
+    model: &Model,
     admitted: &mut Admitted<'a>,
 ) -> Result<()> {
     if let Some(line) = model.queue.lines.usual()
@@ -120,7 +120,7 @@ fn usual_rows(description: &RequestDescription<'_>, line: &Line) -> Option<usize
 
 fn admit_any<'a>(
     description: &'a RequestDescription<'_>,
-    model: &LoadedModel,
+    model: &Model,
     admitted: &mut Admitted<'a>,
 ) -> Result<()> {
     let signature = model.signature();
@@ -140,9 +140,10 @@ fn admit_any<'a>(
 pub fn extras(
     description: &RequestDescription<'_>,
     admitted: &Admitted<'_>,
-    model: &LoadedModel,
+    model: &Model,
     bare: bool,
-    budget: &Arc<Budget>,
+    pool: &Arc<Pool>,
+    ledger: &Arc<Ledger>,
 ) -> Result<Option<Extras>> {
     let mut extras = Extras::default();
     if !admitted.output_places.is_empty() {
@@ -152,7 +153,7 @@ pub fn extras(
         }
     }
     if bare {
-        let (inputs, reservation) = take(&admitted.given, &model.signature().inputs, budget)?;
+        let (inputs, reservation) = take(&admitted.given, &model.signature().inputs, pool, ledger)?;
         extras.rare = Some(Box::new(Rare { inputs: Some(inputs), reservation, ..Rare::default() }));
     }
     Ok((bare || !extras.outputs.is_empty()).then_some(extras))
@@ -194,7 +195,7 @@ fn places<'a>(
 }
 
 /// Checks dtypes, shapes and sizes; returns the request's rows (1 for a model that is not batched).
-fn check_inputs(given: &Given<'_>, model: &LoadedModel) -> Result<usize> {
+fn check_inputs(given: &Given<'_>, model: &Model) -> Result<usize> {
     let specs = &model.signature().inputs;
     let mut rows: Option<(i64, &str)> = None;
     for (input, spec) in given.iter().zip(specs) {
@@ -284,22 +285,22 @@ fn check_input(input: &InputTensor<'_>, spec: &TensorSpec) -> Result<()> {
     Ok(())
 }
 
-/// Copies or borrows the inputs. Returns the copies' share of the budget too.
+/// Copies or borrows the inputs. Returns the strings' share of the budget too; other copies are of the pool.
 fn take(
     given: &Given<'_>,
     specs: &[TensorSpec],
-    budget: &Arc<Budget>,
+    pool: &Arc<Pool>,
+    ledger: &Arc<Ledger>,
 ) -> Result<(Inputs, Option<Reservation>)> {
-    let copied: usize = given
+    let strings: usize = given
         .iter()
         .flatten()
         .map(|input| match &input.data {
-            InputData::Copy(bytes) => bytes.len(),
-            InputData::Borrow(_) => 0,
+            InputData::Copy(_) | InputData::Borrow(_) => 0,
             InputData::Strings(strings) => strings.iter().map(|text| text.len()).sum(),
         })
         .sum();
-    let reservation = if copied > 0 { Some(budget.reserve(copied as u64)?) } else { None };
+    let reservation = if strings > 0 { Some(ledger.reserve(Kind::Buffers, strings as u64)?) } else { None };
     let mut inputs: Inputs = Vec::with_capacity(given.len());
     for (input, spec) in given.iter().zip(specs) {
         let Some(input) = input else {
@@ -307,7 +308,7 @@ fn take(
             continue;
         };
         let data = match &input.data {
-            InputData::Copy(bytes) => Data::Owned(Buffer::copy_of(bytes)?),
+            InputData::Copy(bytes) => Data::Owned(Buffer::copy_of(pool, bytes)?),
             InputData::Borrow(bytes) => Data::Borrowed(bytes.clone()),
             InputData::Strings(strings) => Data::Strings(StringTensor::copy_of(strings.iter().copied())?),
         };
@@ -316,7 +317,7 @@ fn take(
     Ok((inputs, reservation))
 }
 
-fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &LoadedModel) -> Result<Places> {
+fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &Model) -> Result<Places> {
     let specs = &model.signature().outputs;
     let places = places("output", specs, outputs.iter().map(|output| output.name))?;
     for (output, &place) in outputs.iter().zip(&places) {

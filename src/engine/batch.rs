@@ -15,7 +15,7 @@ use super::line::Line;
 use super::outcome::OWN;
 use super::table::Table;
 use crate::backend::{Interrupt, Memory, Prepared};
-use crate::error::Status;
+use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
 use crate::scheduler::roster::Marks;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
@@ -91,6 +91,8 @@ pub struct Cold {
     /// Who has the memory that it lends: see `Lent`.
     pub lent: AtomicU32,
     pub second_link: AtomicU64,
+    /// How far a job has come, and what its events say of it: see `job`.
+    pub progress: AtomicU32,
 }
 
 /// States of memory that a request lends. It goes from `HOST` to `LANE` when a lane takes it, to `LET_GO` when the lane
@@ -115,7 +117,7 @@ pub struct Extras {
 pub struct Rare {
     /// Instead of rows.
     pub inputs: Option<Inputs>,
-    /// The copied inputs' share of the memory budget.
+    /// The copied strings' share of the memory budget.
     pub reservation: Option<Reservation>,
     /// The model that the job was about.
     pub model: u64,
@@ -148,13 +150,20 @@ impl Default for Lap {
     }
 }
 
+/// What a backend has made ready for a batch's memory.
+struct Ready {
+    /// Which backend of the model's it was.
+    epoch: u32,
+    runs: Box<dyn Prepared>,
+}
+
 pub struct Batch {
     /// Kept alive by everything that is handed out of it.
     pub table: Arc<Table>,
     pub index: u32,
     pub line: Arc<Line>,
     pub memory: Option<Arc<Memory>>,
-    prepared: UnsafeCell<Option<Box<dyn Prepared>>>,
+    prepared: UnsafeCell<Option<Ready>>,
     pub members: Box<[Member]>,
     cold: Box<[Cold]>,
     lap: UnsafeCell<Lap>,
@@ -172,7 +181,6 @@ pub struct Batch {
     /// The member that is run alone just now.
     alone: Mutex<Option<usize>>,
     pub link: AtomicU64,
-    _reservation: Option<Reservation>,
 }
 
 // SAFETY: the cells are shared by the protocol that the module's documentation states; the queue behind the pointer
@@ -181,16 +189,16 @@ unsafe impl Sync for Batch {}
 // SAFETY: as above; what is prepared is `Send`.
 unsafe impl Send for Batch {}
 
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.line.traffic.buffer_bytes.fetch_sub(self.line.memory_bytes(), Ordering::Relaxed);
+    }
+}
+
 impl Batch {
-    pub fn new(
-        table: Arc<Table>,
-        index: u32,
-        line: Arc<Line>,
-        memory: Option<Arc<Memory>>,
-        prepared: Option<Box<dyn Prepared>>,
-        reservation: Option<Reservation>,
-    ) -> Self {
+    pub fn new(table: Arc<Table>, index: u32, line: Arc<Line>, memory: Option<Arc<Memory>>) -> Self {
         let count = line.max_members();
+        line.traffic.buffer_bytes.fetch_add(line.memory_bytes(), Ordering::Relaxed);
         let request = || Request {
             submitted_ns: 0,
             deadline_ns: 0,
@@ -205,7 +213,6 @@ impl Batch {
             status: AtomicU32::new(0),
             link: AtomicU64::new(0),
         };
-        let stopper = prepared.as_ref().and_then(|prepared| prepared.stopper());
         Batch {
             members: (0..count).map(member).collect(),
             cold: (0..count).map(|_| Cold::default()).collect(),
@@ -217,11 +224,10 @@ impl Batch {
             phase: AtomicU32::new(Phase::Free as u32),
             level: AtomicU32::new(0),
             deadline_ns: AtomicU64::new(u64::MAX),
-            interrupt: Interrupt::with_stopper(stopper),
+            interrupt: Interrupt::new(),
             alone: Mutex::new(None),
             link: AtomicU64::new(0),
-            _reservation: reservation,
-            prepared: UnsafeCell::new(prepared),
+            prepared: UnsafeCell::new(None),
             memory,
             table,
             index,
@@ -340,14 +346,39 @@ impl Batch {
         unsafe { &mut *self.lap.get() }
     }
 
-    /// What the backend has made ready.
+    /// What the model's backend of this epoch has made ready, or makes ready now.
     ///
     /// # Safety
     /// The caller is the lane.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn prepared(&self) -> Option<&mut Box<dyn Prepared>> {
+    pub unsafe fn prepared(
+        &self,
+        epoch: u32,
+        make: impl FnOnce() -> Result<Box<dyn Prepared>>,
+    ) -> Result<&mut dyn Prepared> {
         // SAFETY: promised by the caller.
-        unsafe { (*self.prepared.get()).as_mut() }
+        let place = unsafe { &mut *self.prepared.get() };
+        if place.as_ref().is_none_or(|ready| ready.epoch != epoch) {
+            self.interrupt.set_stopper(None);
+            *place = None; // before the new one is made, so that there are never two
+            let runs = make()?;
+            self.interrupt.set_stopper(runs.stopper());
+            *place = Some(Ready { epoch, runs });
+        }
+        match place {
+            Some(ready) => Ok(&mut *ready.runs),
+            None => Err(Error::new(Status::Internal, "a batch is not prepared")),
+        }
+    }
+
+    /// Frees what was made ready, with whatever it keeps of the backend.
+    ///
+    /// # Safety
+    /// The caller is the owner, or the model gives out no batches and the caller has a hold.
+    pub unsafe fn forget_prepared(&self) {
+        self.interrupt.set_stopper(None);
+        // SAFETY: promised by the caller.
+        unsafe { *self.prepared.get() = None };
     }
 
     /// The room for a member's output shapes.

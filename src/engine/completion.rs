@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Status};
 use crate::platform::ReadyFd;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::spin::{Spinning, Waits};
-use crate::scheduler::stack::{Inbox, in_order};
+use crate::stack::{Inbox, in_order};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use std::cell::UnsafeCell;
 
@@ -24,6 +24,7 @@ pub struct Link(pub u64);
 const PRESENT: u64 = 1 << 63;
 const MEMBER: u64 = 1 << 32;
 const RELEASED: u64 = 1 << 33;
+const PROGRESS: u64 = MEMBER | RELEASED;
 
 impl Link {
     /// All members of a batch that are marked as published.
@@ -39,6 +40,11 @@ impl Link {
     /// The event that a member's buffers are released.
     pub fn released(index: u32, member: usize) -> Self {
         Link(PRESENT | RELEASED | u64::from(index) << 12 | member as u64)
+    }
+
+    /// The event that a job has come further.
+    pub fn progress(index: u32) -> Self {
+        Link(PRESENT | PROGRESS | u64::from(index) << 12)
     }
 
     fn index(self) -> u32 {
@@ -333,6 +339,13 @@ impl Consumer<'_> {
                         continue;
                     }
                     MEMBER => Which::Terminal,
+                    PROGRESS => match super::job::progress_event(self.table, batch) {
+                        Some(event) => return Some(event),
+                        None => {
+                            self.queue.unreserve(1);
+                            continue;
+                        }
+                    },
                     _ => Which::Released,
                 };
                 return Some(outcome::event(self.table, batch, link.number(), which));

@@ -3,7 +3,7 @@
 
 use super::execute::execute;
 use super::lifecycle::Core;
-use super::models::LoadedModel;
+use super::model::Model;
 use super::queue::Alarm;
 use crate::clock::now_ns;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 pub struct Crew {
     size: usize,
     alarm: Arc<Alarm>,
-    models: Mutex<Vec<Arc<LoadedModel>>>,
+    models: Mutex<Vec<Arc<Model>>>,
     /// Changes with `models`, to look at without the lock.
     version: AtomicU64,
     stopped: AtomicBool,
@@ -43,7 +43,7 @@ impl Crew {
     }
 
     /// Serves a model from now on. The threads start with the first.
-    pub fn add(&self, core: &Arc<Core>, model: &Arc<LoadedModel>) -> Result<()> {
+    pub fn add(&self, core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
         let mut threads = lock(&self.threads);
         while threads.len() < self.size {
             let core = Arc::clone(core);
@@ -61,7 +61,7 @@ impl Crew {
     }
 
     /// Serves a model no more. Threads that compute just now may keep it until they are done with that.
-    pub fn remove(&self, model: &LoadedModel) {
+    pub fn remove(&self, model: &Model) {
         self.change(|models| models.retain(|other| !std::ptr::eq(&**other, model)));
         let version = self.version.load(Ordering::SeqCst);
         for (_, seen) in lock(&self.threads).iter() {
@@ -71,7 +71,7 @@ impl Crew {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<LoadedModel>>)) {
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Model>>)) {
         change(&mut lock(&self.models));
         self.version.fetch_add(1, Ordering::SeqCst);
         self.alarm.bell.ring_all();
@@ -89,7 +89,7 @@ impl Crew {
     /// Of the models that have work the one goes first that has computed least.
     fn work(&self, core: &Core, seen_by_others: &AtomicU64) {
         let mut seen = BUSY;
-        let mut models: Vec<Arc<LoadedModel>> = Vec::new();
+        let mut models: Vec<Arc<Model>> = Vec::new();
         self.alarm.look();
         loop {
             let version = self.version.load(Ordering::SeqCst);
@@ -131,6 +131,7 @@ impl Crew {
             let since = now_ns();
             self.alarm.wait(
                 &core.spinning,
+                &core.rest(),
                 awake,
                 || models.iter().any(|model| model.queue.has_spare()),
                 || models.iter().for_each(|model| model.queue.give_back()),

@@ -1,6 +1,7 @@
 //! Events: what a request produces, and the payload that the host holds until it releases it.
 #![allow(unsafe_code)]
 
+use super::load::Stage;
 use super::table::Table;
 use super::{ModelId, Ticket};
 use crate::error::Status;
@@ -13,6 +14,8 @@ use std::ptr::NonNull;
 pub enum EventKind {
     /// The request has ended; the status says how. Exactly one for each ticket.
     Done = 1,
+    /// A load has come further.
+    Progress = 2,
     /// The buffers lent with the request are the host's again. Only after a `Done` that said `MORE`.
     BuffersReleased = 4,
 }
@@ -49,6 +52,8 @@ pub struct Event {
     pub model: ModelId,
     pub timing: Timing,
     pub outputs_count: u32,
+    /// How far a load has come, in an event of progress.
+    pub stage: Option<Stage>,
     /// Outputs and text; freed when dropped. `None`: the event has neither.
     pub payload: Option<Payload>,
 }

@@ -5,7 +5,7 @@ use super::batch::{Batch, Inputs, Lent, Phase};
 use super::completion::{CompletionQueue, Link};
 use super::lifecycle::Core;
 use super::line::Kind;
-use super::models::LoadedModel;
+use super::model::Model;
 use super::outcome::{self, OWN};
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
@@ -15,13 +15,14 @@ use crate::sync::{Ordering, spin_loop};
 use crate::tensor::{Data, Tensor, size_bytes};
 use std::ffi::CString;
 use std::ptr;
+use std::sync::Arc;
 
 /// What a run came to: the outputs, if they are not in the batch's memory.
 type Ran = Result<Option<Vec<Tensor>>>;
 
 /// Runs a batch that a queue has given out, and lets go of the lane's hold on it. Every request in it is resolved when
 /// this returns.
-pub fn execute(core: &Core, model: &LoadedModel, index: u32) {
+pub fn execute(core: &Core, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
@@ -49,7 +50,7 @@ pub fn execute(core: &Core, model: &LoadedModel, index: u32) {
 /// A batch and whoever runs it.
 struct Lane<'a> {
     core: &'a Core,
-    model: &'a LoadedModel,
+    model: &'a Model,
     batch: &'a Batch,
     members: usize,
     rows: usize,
@@ -75,6 +76,7 @@ impl Lane<'_> {
         let started_ns = now_ns();
         let result = self.run();
         let ended_ns = now_ns();
+        self.model.residence.used_at(ended_ns);
         if self.batch.line.kind() == Kind::Joined {
             self.model.queue.expect_again(self.rows);
         }
@@ -180,7 +182,7 @@ impl Lane<'_> {
             }
             _ => {
                 let inputs = self.bare_inputs();
-                let tensors = catch(|| self.model.backend().run(&inputs, &self.batch.interrupt))?;
+                let tensors = catch(|| self.model.backend()?.run(&inputs, &self.batch.interrupt))?;
                 self.check(tensors, None).map(Some)
             }
         }
@@ -203,13 +205,13 @@ impl Lane<'_> {
         bucket
     }
 
-    fn run_rows(&self, layout: &Layout, memory: &Memory, first: usize, rows: usize) -> Ran {
+    fn run_rows(&self, layout: &Arc<Layout>, memory: &Arc<Memory>, first: usize, rows: usize) -> Ran {
         catch(|| {
             // SAFETY: all members have written, so the lane owns the memory.
             let mut view = unsafe { View::new(memory, layout, first, rows) };
+            let prepare = || self.model.prepare(memory, layout, &self.core.pool);
             // SAFETY: this is the lane.
-            let prepared = unsafe { self.batch.prepared() };
-            let prepared = prepared.ok_or_else(|| Error::new(Status::Internal, "a batch is not prepared"))?;
+            let prepared = unsafe { self.batch.prepared(self.model.residence.epoch(), prepare) }?;
             prepared.run(&mut view, &self.batch.interrupt)
         })
     }
@@ -360,6 +362,11 @@ impl Lane<'_> {
             batch.published.store(at, bits);
             newly += bits.count_ones() as u64;
         });
+        if newly == 0 {
+            // Nobody will look at the outputs, and the memory that requests lend may keep the batch for long.
+            // SAFETY: this is the lane, and nothing of the lap is published.
+            unsafe { batch.lap_mut() }.tensors = None;
+        }
         let mut counted = 0;
         let (mut first_queue, mut same) = (ptr::null::<CompletionQueue>(), true);
         for member in self.published() {
@@ -496,10 +503,10 @@ impl Lane<'_> {
             } else {
                 // SAFETY: the output is there, and stays for as long as the batch is held.
                 let bytes = unsafe { std::slice::from_raw_parts(output.data, output.size_bytes) };
-                let mut buffer = crate::tensor::Buffer::copy_of(bytes)?;
+                let mut buffer = crate::tensor::Buffer::copy_of(&self.core.pool, bytes)?;
                 outcome::trim(buffer.bytes_mut(), element, padded, &shape);
                 let bytes = &buffer.bytes()[..size_bytes(spec.dtype, &shape)?];
-                let data = Data::Owned(crate::tensor::Buffer::copy_of(bytes)?);
+                let data = Data::Owned(crate::tensor::Buffer::copy_of(&self.core.pool, bytes)?);
                 own.push(Tensor { dtype: spec.dtype, shape: shape.clone(), data });
             }
             shapes.push(shape);

@@ -1,17 +1,24 @@
 //! Jobs: loading and unloading models in the background. A job has a ticket like a request, in a batch of its own.
 #![allow(unsafe_code)]
 
-use super::batch::{Extras, Flags, Phase, Rare, Request};
+use super::batch::{Batch, Extras, Flags, Phase, Rare, Request};
 use super::completion::Link;
+use super::event::{Event, EventFlags, EventKind, Timing};
 use super::lifecycle::{Core, Queue};
+use super::load::Stage;
 use super::table::{Table, ticket};
 use super::{ModelId, Ticket};
 use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Ordering};
 use std::ffi::CString;
 use std::sync::Arc;
+
+/// In a job's progress: the event that tells it is in the queue.
+const QUEUED: u32 = 1 << 31;
+/// In a job's progress: the host has had its terminal event, after which it hears no more.
+pub const OVER: u32 = 1 << 30;
 
 impl Core {
     /// A ticket for a job, such as loading a model, or unloading the one given. Only a load can be cancelled. The job
@@ -27,7 +34,7 @@ impl Core {
         completion.reserve(1)?;
         let undo = |_: &Error| completion.unreserve(1);
         self.table.enter().inspect_err(undo)?;
-        let seat = self.jobs_line.alone(&self.table, &self.budget, 0, 1).inspect_err(|error| {
+        let seat = self.jobs_line.alone(&self.table, &self.pool, 0, 1).inspect_err(|error| {
             self.table.leave(1);
             undo(error);
         })?;
@@ -46,6 +53,7 @@ impl Core {
         };
         // SAFETY: the place is this thread's.
         unsafe { batch.write_member(0, request, Some(extras)) };
+        batch.cold(0).progress.store(0, Ordering::SeqCst);
         batch.set_phase(Phase::Running);
         batch.written.set(0);
         // A shutdown says that it is closed, and then resolves all there is: one of the two finds the other.
@@ -74,9 +82,37 @@ impl Core {
     }
 }
 
+/// For the consumer: the event that tells how far a job has come; `None`, if it came after the job's end.
+///
+/// # Safety
+/// The event is published, and made once.
+pub unsafe fn progress_event(table: &Table, batch: &Batch) -> Option<Event> {
+    let index = batch.index;
+    let word = batch.cold(0).progress.fetch_and(!QUEUED, Ordering::SeqCst);
+    // SAFETY: written, and held for the event.
+    let user_data = unsafe { batch.request(0) }.user_data;
+    let event = Event {
+        kind: EventKind::Progress,
+        status: Status::Ok,
+        flags: EventFlags { more: true, buffers_released: false },
+        ticket: ticket(table.slot(index).life().generation(), index, 0),
+        user_data,
+        model: 0,
+        timing: Timing::default(),
+        outputs_count: 0,
+        stage: Stage::from_number(word & !(QUEUED | OVER)),
+        payload: None,
+    };
+    table.let_go(index, 1);
+    (word & OVER == 0).then_some(event)
+}
+
+/// How a job ended: the model that it was about, and what there is to say about it; or why it failed.
+type JobResult = Result<(u64, Option<CString>), (Status, Option<CString>)>;
+
 impl Table {
     /// Ends a job with the model that it was about; false if it was resolved before.
-    pub fn complete_job(&self, index: u32, result: Result<u64, (Status, Option<CString>)>) -> bool {
+    pub fn complete_job(&self, index: u32, result: JobResult) -> bool {
         // SAFETY: the batch is held for the job.
         let batch = unsafe { self.batch(index) };
         batch.set_phase(Phase::Finishing);
@@ -87,7 +123,13 @@ impl Table {
             (lap.status, lap.text, lap.tensors) = (Status::Ok, None, None);
             (lap.taken_ns, lap.started_ns, lap.ended_ns, lap.rows) = (0, 0, 0, 0);
             match result {
-                Ok(model) => extras.rare.get_or_insert_default().model = model,
+                Ok((model, text)) => {
+                    if text.is_some() {
+                        self.slot(index).held().set(0);
+                    }
+                    let rare = extras.rare.get_or_insert_default();
+                    (rare.model, rare.text) = (model, text);
+                }
                 Err((status, text)) => {
                     (lap.status, lap.text) = (status, text);
                     self.slot(index).held().set(0);
@@ -100,6 +142,33 @@ impl Table {
         }
         batch.set_phase(Phase::Done);
         won
+    }
+
+    /// Tells the host how far a job has come: with an event of its own, unless the one before is still in the queue, or
+    /// there is no room for it.
+    pub fn tell_progress(&self, index: u32, stage: Stage) {
+        // SAFETY: the batch is held for the job.
+        let batch = unsafe { self.batch(index) };
+        let progress = &batch.cold(0).progress;
+        // SAFETY: written; queues live as long as the table.
+        let Some(queue) = (unsafe { batch.request(0).queue.as_ref() }) else { return };
+        let before = progress.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
+            Some(word & OVER | QUEUED | stage as u32)
+        });
+        if before.unwrap_or_default() & (QUEUED | OVER) != 0 {
+            return;
+        }
+        let reserved = queue.reserve(1).is_ok();
+        // Only then: a queue to which something is reserved is not destroyed.
+        if !reserved || batch.resolved.is_set(0) {
+            progress.fetch_and(!QUEUED, Ordering::SeqCst);
+            if reserved {
+                queue.unreserve(1);
+            }
+            return;
+        }
+        self.slot(index).life().hold(None);
+        queue.publish(Link::progress(index), &batch.cold(0).second_link, self);
     }
 
     /// How a job is told that it is not wanted any more.

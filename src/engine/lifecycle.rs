@@ -4,22 +4,30 @@ use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
 use super::execute::{c_text, execute};
+use super::history::History;
 use super::line::{Key, Kind, Line};
-use super::models::{self, LoadedModel, Models};
+use super::load::{self, Order};
+use super::model::Model;
+use super::models::Models;
+use super::queue::Rest;
+use super::room::Evictor;
 use super::table::Table;
+use super::versions::Versions;
 use super::{ModelId, Ticket};
 use crate::backend::{self, Interrupt};
 use crate::clock::now_ns;
 use crate::config::{EngineConfig, ModelConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
-use crate::memory::Budget;
+use crate::memory::{HostSpace, Ledger, Pool, Space};
 use crate::metrics::Metrics;
 use crate::panics::catch;
+use crate::platform;
 use crate::scheduler::gate::Gate;
-use crate::scheduler::jobs::{Jobs, spawn};
+use crate::scheduler::jobs::{Jobs, Kind as JobKind, spawn};
 use crate::scheduler::spin::{Spinning, measure_wake_up_ns};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use std::ffi::CString;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 
@@ -28,7 +36,9 @@ pub struct Core {
     pub config: EngineConfig,
     pub logger: Logger,
     pub metrics: Arc<Metrics>,
-    pub budget: Arc<Budget>,
+    pub ledger: Arc<Ledger>,
+    /// Where tensors and batches have their memory.
+    pub pool: Arc<Pool>,
     pub table: Arc<Table>,
     pub models: Models,
     /// How many batches are computed at once.
@@ -37,16 +47,35 @@ pub struct Core {
     free_gate: Gate,
     pub spinning: Spinning,
     pub crew: Crew,
+    /// Sessions that models of the same file share.
+    pub sessions: backend::Sessions,
+    /// How many models are loaded at once.
+    pub loads: Gate,
+    /// What loads that are under way take, if it can be evicted afterwards.
+    pub loading_bytes: Arc<AtomicU64>,
+    /// Somebody makes room.
+    pub relieving: AtomicBool,
+    pub history: History,
+    pub repository: Versions,
     pub jobs_line: Arc<Line>,
     jobs: Jobs,
     /// The thread that expires requests; started with the first deadline.
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_runs: AtomicBool,
     stopped: AtomicBool,
+    /// When `pump` last had something to do.
+    worked_ns: AtomicU64,
     /// Which model `pump` looks at first, so that all get their turn.
     turn: AtomicUsize,
     /// The largest count of accepted requests that was reported: a counter never falls.
     pub most_accepted: AtomicU64,
+}
+
+/// What a load has come to.
+struct Loaded {
+    id: ModelId,
+    /// It is the repository's, and stays whether or not the load is cancelled.
+    is_served: bool,
 }
 
 /// An engine. Dropping it resolves every request, ends every thread and frees everything.
@@ -63,7 +92,12 @@ pub struct Queue {
 
 impl Engine {
     /// Makes an engine and loads the models that its configuration names.
-    pub fn new(mut config: EngineConfig) -> Result<Engine> {
+    pub fn new(config: EngineConfig) -> Result<Engine> {
+        Engine::with_space(config, Box::new(HostSpace))
+    }
+
+    /// As `new`; tensors are in memory from `space`.
+    pub fn with_space(mut config: EngineConfig, space: Box<dyn Space>) -> Result<Engine> {
         let models = std::mem::take(&mut config.models);
         let metrics = Arc::new(Metrics::default());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -74,9 +108,12 @@ impl Engine {
             None => Some((cores / intra_op_threads).max(1)),
         };
         let threaded = config.threads != Some(0);
+        let ledger = Ledger::new(config.memory.budget_bytes);
+        let pool = Pool::new(Arc::clone(&ledger), space);
         let core = Arc::new(Core {
             logger: Logger::new(config.log.level, config.log.target),
-            budget: Budget::new(config.memory.budget_bytes),
+            pool,
+            ledger,
             table: Table::new(config.queue.capacity, Arc::clone(&metrics)),
             metrics,
             models: Models::new(),
@@ -84,19 +121,31 @@ impl Engine {
             gate: Gate::new(limit),
             free_gate: Gate::new(None),
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
-            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), None, &Arc::default(), 0),
+            sessions: backend::Sessions::default(),
+            // Without threads the host's decide how many of them load; and one that waits for room unloads meanwhile.
+            loads: Gate::new(threaded.then_some(config.loading.concurrency as usize)),
+            loading_bytes: Arc::default(),
+            relieving: AtomicBool::new(false),
+            history: History::default(),
+            repository: Versions::default(),
+            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), 0),
             jobs: Jobs::new(threaded),
             keeper: Mutex::default(),
             keeper_runs: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            worked_ns: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             most_accepted: AtomicU64::new(0),
             config,
         });
+        core.tune_heap();
+        core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
+        core.pool.set_limit(core.config.memory.pool_bytes);
         let engine = Engine { core };
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
+        engine.core.open_repository()?;
         Ok(engine)
     }
 
@@ -124,21 +173,49 @@ impl Engine {
 
     /// Loads a model, from `bytes` or from its configured path.
     pub fn load(&self, config: ModelConfig, bytes: Option<&[u8]>) -> Result<ModelId> {
-        models::load(&self.core, config, bytes, &Interrupt::new())
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        self.core.load(config, bytes, &order).map(|loaded| loaded.id)
     }
 
     /// Loads a model in the background; the event on `queue` carries its handle.
     pub fn load_async(&self, config: ModelConfig, queue: &Queue, user_data: u64) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, user_data, None)?;
-        self.start_job(ticket, move |core| {
+        self.core.start_work("blaze-job", move |core| {
+            let tells = config.progress;
+            let progress = |stage| {
+                if tells {
+                    core.table.tell_progress(index, stage);
+                }
+            };
             // The job's batch is held until the job is completed.
-            let result = catch(|| models::load(core, config, None, core.table.interrupt(index)));
-            let loaded = result.as_ref().ok().copied();
-            if !core.complete_job(index, result)
-                && let Some(model) = loaded.and_then(|id| core.models.remove(id).ok())
+            let order = Order { interrupt: core.table.interrupt(index), progress: &progress };
+            let result = catch(|| core.load(config, None, &order));
+            let loaded = result.as_ref().ok().filter(|loaded| !loaded.is_served).map(|loaded| loaded.id);
+            if !core.complete_job(index, result.map(|loaded| (loaded.id, None)))
+                && let Some(model) = loaded.and_then(|id| core.models.release(id))
             {
                 core.unload(&model); // cancelled in the last moment: nobody knows its handle
             }
+        });
+        Ok(ticket)
+    }
+
+    /// Reads the repository again. Returns what there is to say about it, as JSON.
+    pub fn rescan(&self) -> Result<String> {
+        if self.core.table.is_closed() {
+            return Err(Error::shut_down());
+        }
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        self.core.rescan(&order, true).map(|report| report.to_string())
+    }
+
+    /// Reads the repository again, in the background; the event's text is what there is to say about it.
+    pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
+        let (ticket, index) = self.core.open_job(queue, user_data, None)?;
+        self.core.start_work("blaze-job", move |core| {
+            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| () };
+            let result = catch(|| core.rescan(&order, true));
+            core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
         });
         Ok(ticket)
     }
@@ -148,43 +225,36 @@ impl Engine {
         self.core.models.find(name)
     }
 
-    /// Unloads a model after the requests that it has; waits for them.
-    pub fn unload(&self, id: ModelId) -> Result<()> {
-        let model = self.core.models.remove(id)?;
-        self.core.unload(&model);
-        Ok(())
+    /// Unloads a model after the requests that it has; waits for them. Returns the receipt, as JSON.
+    pub fn unload(&self, id: ModelId) -> Result<String> {
+        let leaving = self.core.take_out(id)?;
+        Ok(self.core.unload_all(&leaving).to_string())
     }
 
-    /// Unloads a model after the requests that it has, in the background. Its handle is stale at once.
+    /// Unloads a model after the requests that it has, in the background. Its handle is stale at once. The event's text
+    /// is the receipt.
     pub fn unload_async(&self, id: ModelId, queue: &Queue) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, 0, Some(id))?;
-        let model = self.core.models.remove(id).inspect_err(|_| {
+        let leaving = self.core.take_out(id).inspect_err(|_| {
             self.core.withdraw_job(index);
         })?;
-        self.start_job(ticket, move |core| {
-            let result = catch(|| {
-                core.unload(&model);
-                Ok(id)
-            });
+        self.core.start_work_of(JobKind::Frees, "blaze-job", move |core| {
+            let result = catch(|| Ok((id, c_text(core.unload_all(&leaving).to_string()))));
             core.complete_job(index, result);
         });
         Ok(ticket)
     }
 
-    /// Does a job in the background; on this thread, if the system has no thread to give.
-    fn start_job(&self, ticket: Ticket, job: impl FnOnce(&Arc<Core>) + Send + 'static) {
-        let weak = Arc::downgrade(&self.core);
-        let work = Box::new(move || {
-            if let Some(core) = weak.upgrade() {
-                job(&core);
-            }
-        });
-        if let Err((error, work)) = self.core.jobs.start("blaze-job", work) {
-            self.core
-                .logger
-                .warn("jobs", format_args!("job {ticket:#x} runs on the caller's thread: {error}"));
-            work();
-        }
+    /// Changes `memory.budget_bytes`; `None`: no limit. Models that do not fit any more leave memory.
+    pub fn set_budget(&self, limit: Option<u64>) {
+        self.core.set_budget(limit);
+    }
+
+    /// Gives back what is kept for later: idle buffers, spare batches, free pages of the heap.
+    pub fn trim(&self) {
+        self.core.models.each(|model| model.queue.give_all_back());
+        self.core.pool.trim(0);
+        self.core.give_back_heap();
     }
 
     /// Resolves a request as cancelled, unless it is resolved already.
@@ -208,9 +278,14 @@ impl Engine {
         let mut done = 0;
         while self.core.pump_one() {
             done += 1;
-            if now_ns() >= until {
+            let now = now_ns();
+            self.core.worked_ns.store(now, Ordering::Relaxed);
+            if now >= until {
                 break;
             }
+        }
+        if done == 0 {
+            self.core.rest_if_due();
         }
         Ok(done)
     }
@@ -226,6 +301,8 @@ impl Engine {
         }
         core.table.wait_settled(until);
         core.table.resolve_all(Status::ShutDown);
+        core.models.each(|model| model.residence.interrupt.raise());
+        core.repository.interrupt.raise();
         core.table.all_queues().iter().for_each(|queue| queue.close());
     }
 }
@@ -233,12 +310,14 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shutdown(0);
+        self.core.close_repository();
         self.core.jobs.finish();
         for (id, _) in self.core.models.all() {
             if let Ok(model) = self.core.models.remove(id) {
                 self.core.unload(&model);
             }
         }
+        self.core.jobs.finish(); // what the unloads have begun
         self.core.crew.stop();
         self.core.jobs_line.retire(&self.core.table);
         self.core.stopped.store(true, Ordering::SeqCst);
@@ -256,9 +335,93 @@ fn wake_up_ns(threaded: bool) -> u64 {
 }
 
 impl Core {
+    /// Does something in the background; on this thread, if the system has no thread to give. The host's thread does
+    /// it in an engine without threads.
+    pub fn start_work(self: &Arc<Self>, name: &str, work: impl FnOnce(&Arc<Core>) + Send + 'static) {
+        self.start_work_of(JobKind::Other, name, work);
+    }
+
+    fn start_work_of(
+        self: &Arc<Self>,
+        kind: JobKind,
+        name: &str,
+        work: impl FnOnce(&Arc<Core>) + Send + 'static,
+    ) {
+        let weak = Arc::downgrade(self);
+        let work = Box::new(move || {
+            if let Some(core) = weak.upgrade() {
+                work(&core);
+            }
+        });
+        if let Err((error, work)) = self.jobs.start(name, kind, work) {
+            self.logger.warn("jobs", format_args!("{name} runs on the caller's thread: {error}"));
+            work();
+        }
+    }
+
+    /// Loads a model, from the repository if that is what its configuration means. Also returns whether it is the
+    /// caller's alone.
+    fn load(
+        self: &Arc<Self>,
+        mut config: ModelConfig,
+        bytes: Option<&[u8]>,
+        order: &Order<'_>,
+    ) -> Result<Loaded> {
+        config.progress = false; // is about this load, not about the model
+        if bytes.is_none()
+            && let Some(id) = self.load_from_repository(&config, order)?
+        {
+            return Ok(Loaded { id, is_served: true });
+        }
+        config.version.get_or_insert(1);
+        let id = load::load(self, config, bytes, order)?;
+        Ok(Loaded { id, is_served: false })
+    }
+
+    /// Without this a process may take twice what the ledger says, while models come and go.
+    pub fn tune_heap(&self) {
+        if self.config.memory.tune_heap.unwrap_or(self.ledger.limit().is_some()) {
+            platform::keep_large_blocks_apart();
+        }
+    }
+
+    /// What to do when there is nothing to do.
+    pub fn rest(&self) -> Rest<'_> {
+        Rest { pool: &self.pool, after_ns: u64::from(self.config.memory.idle_ms) * 1_000_000 }
+    }
+
+    /// For an engine without threads that has nothing to do: gives memory back, if it has been so for a while.
+    fn rest_if_due(&self) {
+        let rest = self.rest();
+        let spare = || self.models.all().iter().any(|(_, model)| model.queue.has_spare());
+        let idle_ns = now_ns().saturating_sub(self.worked_ns.load(Ordering::Relaxed));
+        if idle_ns >= rest.after_ns && (rest.has_spare() || spare()) {
+            self.models.each(|model| model.queue.give_back());
+            rest.give_back();
+        }
+    }
+
+    /// For a thread of the host's that waits for memory: unloads a model that waits for that.
+    pub fn run_job_that_frees(&self) -> bool {
+        self.jobs.run_one_that_frees()
+    }
+
+    /// Waits a moment, in the background; whether that is pointless, because nobody else works meanwhile or the engine
+    /// is shut down. On a thread of the host's, works meanwhile.
+    pub fn pause(&self, ns: u64) -> bool {
+        let pointless = match self.config.threads {
+            Some(0) => !self.run_batch(),
+            _ => {
+                std::thread::sleep(std::time::Duration::from_nanos(ns));
+                false
+            }
+        };
+        pointless || self.table.is_closed()
+    }
+
     /// The gate that a model's batches go through.
-    pub fn gate_of(&self, model: &LoadedModel) -> &Gate {
-        if self.serves(model.backend()) { &self.gate } else { &self.free_gate }
+    pub fn gate_of(&self, model: &Model) -> &Gate {
+        if model.by_crew { &self.gate } else { &self.free_gate }
     }
 
     /// Whether a backend's models share the threads and the places to compute. Those that compute elsewhere need not,
@@ -296,8 +459,8 @@ impl Core {
         }
     }
 
-    /// Ends a job, whose event names the model that it was about. False if it was resolved before.
-    pub fn complete_job(&self, index: u32, result: Result<ModelId>) -> bool {
+    /// Ends a job, whose event names the model that it was about, and may have a text. False if it was resolved before.
+    pub fn complete_job(&self, index: u32, result: Result<(ModelId, Option<CString>)>) -> bool {
         let won =
             self.table.complete_job(index, result.map_err(|error| (error.status, c_text(error.message))));
         self.table.let_go(index, 1);
@@ -308,9 +471,11 @@ impl Core {
     /// One piece of work on the host's thread: a job or a batch. False if there is nothing to do.
     fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
-        if self.jobs.run_one() {
-            return true;
-        }
+        self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
+    }
+
+    /// For a thread of the host's: runs one batch, if any waits.
+    pub fn run_batch(&self) -> bool {
         let models = self.models.all();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for offset in 0..models.len() {
@@ -322,23 +487,6 @@ impl Core {
             }
         }
         false
-    }
-
-    /// Ends a model that is no longer in the table.
-    fn unload(self: &Arc<Self>, model: &Arc<LoadedModel>) {
-        model.queue.close();
-        // Without threads this one is the lane; it may have to wait for a batch that another thread is pumping.
-        while self.config.threads == Some(0) && !model.queue.is_drained() {
-            match model.queue.try_next() {
-                Some(index) => {
-                    execute(self, model, index);
-                    model.queue.finished();
-                }
-                None => std::thread::sleep(std::time::Duration::from_micros(50)),
-            }
-        }
-        model.drain(self);
-        self.logger.info("model", format_args!("{} is unloaded", model.full_name()));
     }
 
     /// Waits for events; on an engine without threads, works meanwhile.

@@ -2,14 +2,14 @@
 
 use super::batch::Batch;
 use super::table::{OPEN_HOLDS, Table};
-use crate::backend::{Copying, Layout, Memory, Model, Part};
+use crate::backend::{Layout, Memory, Part};
 use crate::clock::now_ns;
 use crate::error::Result;
-use crate::memory::Budget;
+use crate::memory::Pool;
 use crate::metrics::Traffic;
 use crate::scheduler::policy::LEVELS;
 use crate::scheduler::roster::{Claim, Counts, MAX_MEMBERS};
-use crate::scheduler::stack::FreeList;
+use crate::stack::FreeList;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::tensor::{DType, Dim, Shape, Signature, size_bytes};
 use smallvec::SmallVec;
@@ -36,7 +36,6 @@ pub struct Line {
     key: Key,
     layout: Option<Arc<Layout>>,
     signature: Arc<Signature>,
-    backend: Option<Arc<dyn Model>>,
     pub traffic: Arc<Traffic>,
     model_id: AtomicU64,
     max_members: usize,
@@ -46,6 +45,8 @@ pub struct Line {
     /// Batches to use again.
     pub free: FreeList,
     retired: AtomicBool,
+    /// Its model is not in memory: nothing that is made for the model is kept.
+    away: AtomicBool,
 }
 
 /// What a lane sees of a batch that members may still join.
@@ -80,7 +81,6 @@ impl Line {
         key: Key,
         layout: Option<Layout>,
         signature: &Arc<Signature>,
-        backend: Option<Arc<dyn Model>>,
         traffic: &Arc<Traffic>,
         model_id: u64,
     ) -> Arc<Self> {
@@ -92,12 +92,12 @@ impl Line {
             key,
             layout: layout.map(Arc::new),
             signature: Arc::clone(signature),
-            backend,
             traffic: Arc::clone(traffic),
             model_id: AtomicU64::new(model_id),
             open: Default::default(),
             free: FreeList::default(),
             retired: AtomicBool::new(false),
+            away: AtomicBool::new(false),
         })
     }
 
@@ -113,8 +113,13 @@ impl Line {
         self.kind == Kind::Jobs
     }
 
-    pub fn layout(&self) -> Option<&Layout> {
-        self.layout.as_deref()
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
+    }
+
+    /// Bytes of memory that each of its batches has.
+    pub fn memory_bytes(&self) -> u64 {
+        self.layout.as_ref().map_or(0, |layout| layout.block_bytes())
     }
 
     pub fn signature(&self) -> &Arc<Signature> {
@@ -146,6 +151,18 @@ impl Line {
         self.retired.load(Ordering::SeqCst)
     }
 
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::SeqCst)
+    }
+
+    /// Says whether the model is in memory. When it leaves, free batches are freed.
+    pub fn set_away(&self, away: bool, table: &Table) {
+        self.away.store(away, Ordering::SeqCst);
+        if away {
+            table.free_batches(self);
+        }
+    }
+
     /// Frees the batches that are free, and has the others freed when they are. Nobody joins any more.
     pub fn retire(&self, table: &Table) {
         self.retired.store(true, Ordering::SeqCst);
@@ -170,26 +187,22 @@ impl Line {
         table.free_batches(self);
         // In the same order as before: the last one used is the first one used again.
         kept.iter().rev().for_each(|&index| table.put_free(&self.free, index));
-        if self.is_retired() {
+        if self.is_retired() || self.is_away() {
             table.free_batches(self);
         }
     }
 
     /// A free batch, which the caller owns: one that was used before, or a new one.
-    fn take(self: &Arc<Self>, table: &Arc<Table>, budget: &Arc<Budget>) -> Result<u32> {
+    fn take(self: &Arc<Self>, table: &Arc<Table>, pool: &Arc<Pool>) -> Result<u32> {
         if let Some(index) = table.take_free(&self.free) {
             return Ok(index);
         }
-        let (mut memory, mut prepared, mut reservation) = (None, None, None);
-        if let (Some(layout), Some(backend)) = (&self.layout, &self.backend) {
-            reservation = Some(budget.reserve(layout.bytes() as u64)?);
-            let region = Memory::new(layout)?;
-            let ready = Arc::clone(backend).prepare(Arc::clone(&region), Arc::clone(layout))?;
-            prepared = Some(ready.unwrap_or_else(|| Box::new(Copying(Arc::clone(backend)))));
-            memory = Some(region);
-        }
+        let memory = match &self.layout {
+            Some(layout) => Some(Memory::new(layout, pool)?),
+            None => None,
+        };
         let index = table.allocate()?;
-        let batch = Batch::new(Arc::clone(table), index, Arc::clone(self), memory, prepared, reservation);
+        let batch = Batch::new(Arc::clone(table), index, Arc::clone(self), memory);
         table.install(Box::new(batch));
         Ok(index)
     }
@@ -199,7 +212,7 @@ impl Line {
     pub fn join(
         self: &Arc<Self>,
         table: &Arc<Table>,
-        budget: &Arc<Budget>,
+        pool: &Arc<Pool>,
         level: usize,
         rows: usize,
         closed: impl Fn(u32),
@@ -209,7 +222,7 @@ impl Line {
         loop {
             let word = open.load(Ordering::SeqCst);
             let Some((generation, index)) = unpack(word) else {
-                let index = self.take(table, budget)?;
+                let index = self.take(table, pool)?;
                 let generation = table.begin(index, level, OPEN_HOLDS, None);
                 let new = pack(generation, index);
                 if open.compare_exchange(0, new, Ordering::SeqCst, Ordering::Relaxed).is_err() {
@@ -245,11 +258,11 @@ impl Line {
     pub fn alone(
         self: &Arc<Self>,
         table: &Arc<Table>,
-        budget: &Arc<Budget>,
+        pool: &Arc<Pool>,
         level: usize,
         rows: usize,
     ) -> Result<Seat> {
-        let index = self.take(table, budget)?;
+        let index = self.take(table, pool)?;
         let generation = table.begin(index, level, 2, Some(Counts { members: 1, rows }));
         Ok(Seat { index, generation, member: 0, first_row: 0 })
     }

@@ -2,7 +2,6 @@
 
 use super::admission::{InputData, InputTensor};
 use super::line::{self, Key, Kind, Line};
-use crate::backend::Model;
 use crate::config::AxisConfig;
 use crate::error::{Error, Result, Status};
 use crate::metrics::Traffic;
@@ -19,7 +18,7 @@ const MOST: usize = 64;
 pub type Given<'a> = SmallVec<[Option<&'a InputTensor<'a>>; 4]>;
 
 pub struct Lines {
-    backend: Arc<dyn Model>,
+    signature: Arc<Signature>,
     traffic: Arc<Traffic>,
     model_id: OnceLock<u64>,
     /// Whether rows of several requests are joined.
@@ -58,7 +57,7 @@ pub struct Found {
 
 impl Lines {
     pub fn new(
-        backend: Arc<dyn Model>,
+        signature: &Arc<Signature>,
         traffic: Arc<Traffic>,
         joins: bool,
         max_rows: usize,
@@ -76,7 +75,7 @@ impl Lines {
             Dim::Symbolic(name) if axis > 0 => axes.iter().find(|axis| axis.name == *name).cloned(),
             _ => None,
         };
-        let inputs = &backend.signature().inputs;
+        let inputs = &signature.inputs;
         let padding: Vec<Vec<_>> =
             inputs.iter().map(|spec| spec.dims.iter().enumerate().map(padded).collect()).collect();
         Lines {
@@ -90,12 +89,12 @@ impl Lines {
             lines: Box::new([const { OnceLock::new() }; MOST]),
             count: AtomicUsize::new(0),
             making: Mutex::new(()),
-            backend,
+            signature: Arc::clone(signature),
         }
     }
 
     fn signature(&self) -> &Arc<Signature> {
-        self.backend.signature()
+        &self.signature
     }
 
     /// The model's handle, for its events.
@@ -139,6 +138,12 @@ impl Lines {
     #[inline]
     pub fn usual(&self) -> Option<&Arc<Line>> {
         self.usual.get()
+    }
+
+    /// The line of plain requests with inputs of these shapes, in the signature's order; `None`: not given.
+    pub fn line_of(&self, shapes: &[Option<Shape>]) -> Result<Arc<Line>> {
+        let kind = if self.joins { Kind::Joined } else { Kind::Single };
+        Ok(self.find_or_make(kind, key(kind, shapes.iter().map(Option::as_deref)), shapes)?.0)
     }
 
     /// The line of a request with these inputs, which were checked.
@@ -235,8 +240,7 @@ impl Lines {
             _ => Some(line::layout(self.signature(), shapes, kind, self.max_rows)?),
         };
         let id = self.model_id.get().copied().unwrap_or(0);
-        let backend = Some(Arc::clone(&self.backend));
-        let line = Line::new(kind, key, layout, self.signature(), backend, &self.traffic, id);
+        let line = Line::new(kind, key, layout, self.signature(), &self.traffic, id);
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));
         self.count.store(count + 1, Ordering::Release);

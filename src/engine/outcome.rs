@@ -3,6 +3,7 @@
 
 use super::batch::Batch;
 use super::event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+use super::job;
 use super::table::{Table, ticket};
 use crate::error::{Error, Result, Status};
 use crate::sync::Ordering;
@@ -49,10 +50,12 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         timing: Timing::default(),
         outputs_count: 0,
         payload: None,
+        stage: None,
     };
     if request.flags.job {
         // SAFETY: published.
         event.model = unsafe { batch.extras(member) }.rare.as_ref().map_or(0, |rare| rare.model);
+        batch.cold(member).progress.fetch_or(job::OVER, Ordering::SeqCst);
     }
     if which == Which::Released {
         event.kind = EventKind::BuffersReleased;
@@ -83,7 +86,7 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         batch_rows: lap.rows,
     };
     let has_payload = match event.status {
-        Status::Ok if request.flags.job => false,
+        _ if request.flags.job => text(batch, member).is_some(),
         Status::Ok => {
             event.outputs_count = batch.line.outputs_count();
             event.outputs_count > 0
@@ -120,11 +123,11 @@ fn status(batch: &Batch, member: usize) -> Status {
 
 /// Why a member failed. The batch is held, and the member is published.
 pub fn text(batch: &Batch, member: usize) -> Option<&CStr> {
-    if status(batch, member) == Status::Ok {
-        return None; // its batch may have failed all the same
-    }
     // SAFETY: published and held, as the caller says.
     unsafe {
+        if status(batch, member) == Status::Ok && !batch.request(member).flags.job {
+            return None; // its batch may have failed all the same
+        }
         if has_extras(batch, member)
             && let Some(rare) = &batch.extras(member).rare
             && let Some(text) = &rare.text

@@ -6,24 +6,28 @@ use super::lines::Lines;
 use super::table::Table;
 use crate::clock::now_ns;
 use crate::config::BatchingConfig;
+use crate::memory::Pool;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::gate::{Gate, Pass, Share};
 use crate::scheduler::policy::{Costs, Decision, LEVELS, View, decide, urgency};
 use crate::scheduler::spin::{Spinning, Waits};
-use crate::scheduler::stack::{Inbox, in_order};
+use crate::stack::{Inbox, in_order};
 use crate::sync::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock, try_lock, wait,
+    AtomicBool, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock, try_lock, wait,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Free batches that a line keeps when its model has nothing to do.
-const KEPT: usize = 8;
+/// Free batches that the usual line keeps when its model has nothing to do, unless they are large.
+const KEPT: u64 = 8;
+/// So many bytes of them.
+const KEPT_BYTES: u64 = 1 << 20;
 
-/// After so long without work memory is given back.
-const REST_NS: u64 = 1_000_000_000;
 /// How long to remember how many requests came together.
 const FORGET_NS: u64 = 2_000_000;
+
+/// Among the batches that run: the model cannot run any, because its backend is not in memory.
+const AWAY: u32 = 1 << 31;
 
 pub struct Queue {
     limits: BatchingConfig,
@@ -34,7 +38,7 @@ pub struct Queue {
     full: Inbox,
     /// Those of them that lanes have seen, and not yet taken.
     backlog: AtomicUsize,
-    /// Batches that run.
+    /// Batches that run, and `AWAY`.
     running: AtomicU32,
     alarm: Arc<Alarm>,
     closed: AtomicBool,
@@ -45,8 +49,8 @@ pub struct Queue {
     expected_rows: AtomicUsize,
     pub costs: Costs,
     pub share: Share,
-    /// Batches that have waited at once since memory was last given back.
-    most_backlog: AtomicU64,
+    /// Batches were run since memory was last given back.
+    used: AtomicBool,
 }
 
 /// What wakes the threads that serve a queue, or several.
@@ -56,6 +60,26 @@ pub struct Alarm {
     /// Threads that are awake and look for work.
     looking: AtomicU32,
     waits: Waits,
+    /// One sleeps only for so long, to give memory back then.
+    resting: AtomicBool,
+}
+
+/// What an engine does when it has nothing to do: it gives memory back.
+pub struct Rest<'a> {
+    pub pool: &'a Pool,
+    /// After so long.
+    pub after_ns: u64,
+}
+
+impl Rest<'_> {
+    /// Whether there is anything to give back.
+    pub fn has_spare(&self) -> bool {
+        self.pool.idle_bytes() > 0
+    }
+
+    pub fn give_back(&self) {
+        self.pool.trim_older(now_ns(), self.after_ns);
+    }
 }
 
 impl Alarm {
@@ -70,25 +94,33 @@ impl Alarm {
         self.looking.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// For a thread that looks: waits until `ready`, awake at first, and then asleep. After a second of sleep it gives
-    /// back what `has_spare`.
+    /// For a thread that looks: waits until `ready`, awake at first, and then asleep. When it has slept for a while, and
+    /// whenever it has for another, it gives back what `has_spare`.
     pub fn wait(
         &self,
         spinning: &Spinning,
+        rest: &Rest<'_>,
         ready: impl Fn() -> bool,
-        has_spare: impl FnOnce() -> bool,
-        give_back: impl FnOnce(),
+        has_spare: impl Fn() -> bool,
+        give_back: impl Fn(),
     ) {
         let since = now_ns();
         if !spinning.until(self.waits.spin_ns(spinning), &ready) {
-            if has_spare() {
-                self.sleep(now_ns() + REST_NS, &ready);
-                if !ready() && now_ns() - since >= REST_NS {
-                    give_back();
-                    self.sleep(u64::MAX, ready);
+            while !ready() {
+                // Before the look: whoever leaves something from here on rings.
+                self.resting.store(false, Ordering::SeqCst);
+                let spare = has_spare() || rest.has_spare();
+                self.resting.store(spare, Ordering::SeqCst);
+                if !spare {
+                    self.sleep(u64::MAX, &ready);
+                    continue;
                 }
-            } else {
-                self.sleep(u64::MAX, ready);
+                let until = now_ns() + rest.after_ns;
+                self.sleep(until, &ready);
+                if now_ns() >= until && !ready() {
+                    give_back();
+                    rest.give_back();
+                }
             }
         }
         self.waits.record(now_ns() - since, spinning);
@@ -155,7 +187,7 @@ impl Queue {
             expected_rows: AtomicUsize::new(1),
             costs: Costs::default(),
             share: Share::default(),
-            most_backlog: AtomicU64::new(0),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -175,7 +207,7 @@ impl Queue {
     }
 
     /// Whether anything waits for a lane.
-    fn has_work(&self) -> bool {
+    pub fn has_work(&self) -> bool {
         !self.full.is_empty()
             || self.backlog.load(Ordering::SeqCst) > 0
             || self.lines.any(|line| line.has_members(&self.table))
@@ -192,7 +224,12 @@ impl Queue {
 
     /// For a lane of its own: waits for a batch and a place to compute; `None` when the queue is closed and empty.
     /// Every batch must be followed by one `finished`.
-    pub fn next<'a>(&'a self, gate: &'a Gate, spinning: &Spinning) -> Option<(u32, Pass<'a>)> {
+    pub fn next<'a>(
+        &'a self,
+        gate: &'a Gate,
+        spinning: &Spinning,
+        rest: &Rest<'_>,
+    ) -> Option<(u32, Pass<'a>)> {
         let closed = || self.closed.load(Ordering::SeqCst);
         self.alarm.look();
         loop {
@@ -213,6 +250,7 @@ impl Queue {
                 let since = now_ns();
                 self.alarm.wait(
                     spinning,
+                    rest,
                     || self.is_ready() || (closed() && !self.has_work()),
                     || self.has_spare(),
                     || self.give_back(),
@@ -313,6 +351,7 @@ impl Queue {
 
     /// A batch is done.
     pub fn finished(&self) {
+        self.used.store(true, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::SeqCst);
         if self.closed.load(Ordering::SeqCst) {
             self.alarm.bell.ring_all(); // every lane is to see that it is over
@@ -329,29 +368,102 @@ impl Queue {
         self.alarm.bell.ring_all();
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Whether nothing is queued and nothing runs.
     pub fn is_drained(&self) -> bool {
-        !self.has_work() && self.running.load(Ordering::SeqCst) == 0
+        !self.has_work() && !self.is_running()
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst) & !AWAY > 0
+    }
+
+    /// Gives out no more batches until `come_back`, because the model is about to leave memory; false if one runs or
+    /// waits, unless it is to leave all the same. Those that run then end first: see `wait_idle`.
+    pub fn leave(&self, though_wanted: bool) -> bool {
+        let _dispatch = lock(&self.dispatch);
+        let running = self.running.load(Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) || running & AWAY != 0 {
+            return false;
+        }
+        if !though_wanted && (running > 0 || self.has_work()) {
+            return false;
+        }
+        self.running.fetch_or(AWAY, Ordering::SeqCst);
+        true
+    }
+
+    /// After `leave`: waits until no batch runs, at most until the clock reads `until_ns`; whether that is so.
+    pub fn wait_idle(&self, until_ns: u64) -> bool {
+        while self.is_running() {
+            if now_ns() >= until_ns {
+                return false;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+        true
+    }
+
+    /// The end of `leave`.
+    pub fn come_back(&self) {
+        self.running.fetch_and(!AWAY, Ordering::SeqCst);
+        if self.has_work() {
+            self.alarm.ring();
+        }
+    }
+
+    /// A batch of a model that is away, for who tells its requests that it does not come back. Must be followed by
+    /// `finished`.
+    pub fn take_in_vain(&self) -> Option<u32> {
+        let mut dispatch = lock(&self.dispatch);
+        loop {
+            match self.choose(&mut dispatch, now_ns(), false) {
+                Choice::Take(index) => return Some(self.taken(dispatch, index)),
+                Choice::WaitUntil(_) => crate::sync::spin_loop(),
+                Choice::Nothing => return None,
+            }
+        }
     }
 
     /// Waits until nothing is queued and nothing runs. Only when closed.
     pub fn wait_drained(&self) {
         let mut dispatch = lock(&self.dispatch);
-        while self.has_work() || self.running.load(Ordering::SeqCst) > 0 {
+        while self.has_work() || self.is_running() {
             dispatch = wait(&self.drained, dispatch);
         }
     }
 
-    /// Whether more is kept than a model needs that has nothing to do.
-    pub fn has_spare(&self) -> bool {
-        self.most_backlog.load(Ordering::Relaxed) > KEPT as u64
+    /// For threads of the host's that have run something: sees to it that somebody gives back what that has left.
+    #[inline]
+    pub fn see_to_rest(&self, rest: &Rest<'_>) {
+        if !self.alarm.resting.load(Ordering::SeqCst) && (self.has_spare() || rest.has_spare()) {
+            self.alarm.bell.ring();
+        }
     }
 
-    /// Nothing to do: what was kept for a burst is given back.
+    /// Whether more may be kept than a model needs that has nothing to do.
+    pub fn has_spare(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Nothing to do: batches that were kept for more of the same are given back, but for a few of the usual line.
     pub fn give_back(&self) {
-        if self.most_backlog.swap(0, Ordering::Relaxed) > KEPT as u64 {
-            self.lines.each(|line| line.trim(&self.table, KEPT));
+        if self.used.swap(false, Ordering::Relaxed) {
+            let usual = self.lines.usual();
+            self.lines.each(|line| {
+                let is_usual = usual.is_some_and(|usual| Arc::ptr_eq(usual, line));
+                let most = (KEPT_BYTES / line.memory_bytes().max(1)).clamp(1, KEPT) as usize;
+                line.trim(&self.table, if is_usual { most } else { 0 });
+            });
         }
+    }
+
+    /// Others need the room: every free batch is given back.
+    pub fn give_all_back(&self) {
+        self.lines.each(|line| line.trim(&self.table, 0));
     }
 
     /// The most urgent batch. With `patient`, an open one may be left to fill up.
@@ -406,8 +518,7 @@ impl Queue {
             link = self.table.lane_link(index).load(Ordering::Relaxed);
             let (level, oldest_ns) = self.table.queued(index);
             dispatch.full[level].push_back((index, oldest_ns));
-            let backlog = self.backlog.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_backlog.fetch_max(backlog as u64, Ordering::Relaxed);
+            self.backlog.fetch_add(1, Ordering::SeqCst);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use super::ModelId;
 use super::lifecycle::{Core, Engine};
-use super::models::{LoadedModel, ModelState};
+use super::model::{Model, ModelState};
 use crate::backend::onnx;
 use crate::error::Result;
+use crate::memory::Kind;
 use crate::metrics::{self, Gauges, ModelTraffic};
+use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
@@ -77,11 +79,14 @@ impl Engine {
             .all()
             .iter()
             .map(|(_, model)| {
-                let provider = model.backend().provider();
+                let provider = model.provider();
                 json!({
                     "name": model.config().name,
-                    "version": model.config().version,
+                    "version": model.config().version(),
                     "state": model.state().name(),
+                    "residence": model.residence_name(),
+                    "memory": model.residence.report(),
+                    "buffer_bytes": model.traffic.buffer_bytes.load(Ordering::Relaxed),
                     "provider": provider.used,
                     "providers_rejected": provider.rejected,
                     "queue_depth": core.table.unresolved(Some(&model.traffic()), true),
@@ -95,7 +100,9 @@ impl Engine {
             "models": models,
             "queue_depth": health.queue_depth,
             "in_flight": health.in_flight,
-            "memory": {"used_bytes": health.memory_bytes, "budget_bytes": core.budget.limit()},
+            "memory": core.memory_report(),
+            "recent": core.history.entries(),
+            "repository": core.repository.report(),
             "onnxruntime": onnx::loaded(),
         })
         .to_string()
@@ -144,6 +151,9 @@ impl Engine {
             in_flight: health.in_flight,
             queue_depth: health.queue_depth,
             memory_bytes: health.memory_bytes,
+            memory: core.memory_by_kind(),
+            budget_bytes: core.ledger.limit(),
+            evicted: core.models.all().iter().filter(|(_, model)| model.residence.is_away()).count() as u64,
             models: [
                 ("ready", health.models_ready.into()),
                 ("degraded", health.models_degraded.into()),
@@ -167,6 +177,31 @@ impl Engine {
 }
 
 impl Core {
+    fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
+        let used = |kind| self.ledger.used_by(kind);
+        let idle = self.pool.idle_bytes();
+        [
+            ("models", used(Kind::Models)),
+            ("buffers", used(Kind::Buffers)),
+            ("idle_buffers", idle),
+            ("caches", used(Kind::Caches)),
+        ]
+    }
+
+    fn memory_report(&self) -> Value {
+        let mut report = json!({
+            "used_bytes": self.ledger.used(),
+            "budget_bytes": self.ledger.limit(),
+            "process_bytes": platform::resident_bytes(),
+            "evictions": self.metrics.evictions.get(),
+            "misses": self.metrics.misses.get(),
+        });
+        for (kind, bytes) in self.memory_by_kind() {
+            report[format!("{kind}_bytes")] = bytes.into();
+        }
+        report
+    }
+
     /// Requests accepted since the start: those that have ended, and those that have not.
     fn accepted(&self, health: &HealthSnapshot) -> u64 {
         let now = self.metrics.traffic.outcomes.total() + health.in_flight;
@@ -179,7 +214,7 @@ impl Core {
             accepting: !self.table.is_closed(),
             in_flight: self.table.unresolved(None, false),
             queue_depth: self.table.unresolved(None, true),
-            memory_bytes: self.budget.used(),
+            memory_bytes: self.ledger.used(),
             ..HealthSnapshot::default()
         };
         for (_, model) in self.models.all() {
@@ -189,7 +224,7 @@ impl Core {
                 ModelState::Failed => health.models_failed += 1,
             }
         }
-        let trouble = health.models_degraded + health.models_failed > 0;
+        let trouble = health.models_degraded + health.models_failed > 0 || self.repository.is_in_trouble();
         health.ok = health.accepting && !trouble;
         health.failed = !health.accepting
             || (health.models_failed > 0 && health.models_ready + health.models_degraded == 0);
@@ -197,19 +232,19 @@ impl Core {
     }
 }
 
-fn describe(model: &LoadedModel) -> Value {
+fn describe(model: &Model) -> Value {
     let config = model.config();
     let specs = |specs: &[TensorSpec]| specs.iter().map(describe_spec).collect::<Vec<_>>();
-    let provider = model.backend().provider();
-    let reason = match model.batching() {
+    let provider = model.provider();
+    let reason = match &model.batching {
         Verdict::Independent => Value::Null,
         Verdict::Alone(reason) => Value::from(reason.as_str()),
     };
     json!({
         "name": config.name,
-        "version": config.version,
+        "version": config.version(),
         "backend": config.backend,
-        "path": model.path().map(|path| path.display().to_string()),
+        "path": model.path.as_ref().map(|path| path.display().to_string()),
         "state": model.state().name(),
         "inputs": specs(&model.signature().inputs),
         "outputs": specs(&model.signature().outputs),
@@ -224,10 +259,13 @@ fn describe(model: &LoadedModel) -> Value {
         },
         "lanes": config.lanes,
         "pinned": config.pinned,
+        "evictable": model.is_evictable(),
+        "residence": model.residence_name(),
+        "memory": model.residence.report(),
         "providers": config.providers,
         "provider": provider.used,
         "providers_rejected": provider.rejected,
-        "bytes": model.backend().memory_bytes(),
+        "bytes": model.residence.report().bytes,
     })
 }
 

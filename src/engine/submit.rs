@@ -9,7 +9,8 @@ use super::event::{Event, EventKind};
 use super::execute::execute;
 use super::lifecycle::{Core, Engine, Queue};
 use super::line::{Kind, Line, Seat};
-use super::models::{LoadedModel, ModelPin};
+use super::model::Model;
+use super::models::ModelPin;
 use super::outcome::{self, EARLY, Which};
 use super::table::ticket;
 use crate::clock::now_ns;
@@ -105,11 +106,13 @@ impl Core {
         self: &Arc<Self>,
         description: &RequestDescription<'_>,
         admitted: &Admitted<'_>,
-        model: &LoadedModel,
+        model: &ModelPin<'_>,
         completion: Option<&Arc<CompletionQueue>>,
         now: u64,
     ) -> Result<Ticket> {
-        let placed = self.place(description, admitted, model, completion, now, false)?;
+        let placed = self.place(description, admitted, model, completion, now, false);
+        // Even without a place of its own it may have handed over a full batch, in which others wait.
+        let placed = placed.inspect_err(|_| _ = self.see_to(model))?;
         let Placed { seat, batch, passing } = placed;
         let ticket = ticket(seat.generation, seat.index, seat.member);
         if description.deadline_ns == 0 {
@@ -125,8 +128,21 @@ impl Core {
         if let Some(line) = passing {
             line.retire(&self.table);
         }
-        model.queue.announce();
+        if self.see_to(model) {
+            self.metrics.misses.add(1);
+        }
         Ok(ticket)
+    }
+
+    /// Sees to it that what waits for a model is run. Returns whether the model is away.
+    #[inline]
+    fn see_to(self: &Arc<Self>, model: &ModelPin<'_>) -> bool {
+        model.queue.announce();
+        let away = model.residence.is_away();
+        if away {
+            self.fetch_back(&model.to_arc());
+        }
+        away
     }
 
     /// Runs a request on this thread, if its model is idle; if not, gives the model back.
@@ -159,6 +175,7 @@ impl Core {
         drop(active);
         drop(pass);
         model.queue.finished();
+        model.queue.see_to_rest(&self.rest());
         if let Some(line) = passing {
             line.retire(&self.table);
         }
@@ -177,7 +194,7 @@ impl Core {
         self: &'a Arc<Self>,
         description: &RequestDescription<'_>,
         admitted: &Admitted<'_>,
-        model: &LoadedModel,
+        model: &Model,
         completion: Option<&Arc<CompletionQueue>>,
         now: u64,
         alone: bool,
@@ -197,7 +214,7 @@ impl Core {
         let sizes = found.as_ref().and_then(|found| found.sizes.clone());
         let mut extras = match description.outputs.is_empty() && !bare && sizes.is_none() {
             true => None,
-            false => extras(description, admitted, model, bare, &self.budget)?,
+            false => extras(description, admitted, model, bare, &self.pool, &self.ledger)?,
         };
         if sizes.is_some() {
             let extras = extras.get_or_insert_default();
@@ -216,8 +233,8 @@ impl Core {
         let rows = if line.kind() == Kind::Joined { admitted.rows } else { 1 };
         let level = description.level;
         let seat = match alone {
-            true => line.alone(&self.table, &self.budget, level, rows),
-            false => line.join(&self.table, &self.budget, level, rows, |index| model.queue.push_full(index)),
+            true => line.alone(&self.table, &self.pool, level, rows),
+            false => line.join(&self.table, &self.pool, level, rows, |index| model.queue.push_full(index)),
         };
         let seat = seat.inspect_err(|error| {
             self.table.leave(1);

@@ -14,7 +14,7 @@ use crate::error::{Error, Result, Status};
 use crate::metrics::{Metrics, Traffic};
 use crate::scheduler::bell::Bell;
 use crate::scheduler::roster::{Claims, Counts, Held, Life};
-use crate::scheduler::stack::FreeList;
+use crate::stack::FreeList;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use std::ffi::CStr;
 use std::ops::Deref;
@@ -281,8 +281,13 @@ impl Table {
             // Once it is in the list, another thread may free it, and with it all that keeps the table.
             (Arc::clone(&batch.line), Arc::clone(&batch.table))
         };
+        if line.is_away() {
+            // SAFETY: as above.
+            unsafe { self.batch(index).forget_prepared() };
+        }
         line.free.push(index, &table.slot(index).hosts.next);
-        if line.is_retired() {
+        // Again, since whoever said so may have looked through the list before.
+        if line.is_retired() || line.is_away() {
             table.free_batches(&line);
         }
     }
@@ -496,10 +501,13 @@ impl Table {
     pub fn resolve_all(&self, status: Status) {
         self.each(|pin| {
             for member in 0..self.slot(pin.index).claims.counts().members {
-                while !pin.written.is_set(member) {
-                    std::thread::yield_now(); // its submitter is about to
+                // It is written soon, unless it is nobody's: what a model is warmed up with.
+                while !pin.written.is_set(member) && !pin.resolved.is_set(member) {
+                    std::thread::yield_now();
                 }
-                self.resolve_member(pin, member, status);
+                if pin.written.is_set(member) {
+                    self.resolve_member(pin, member, status);
+                }
             }
         });
         self.wait_settled(u64::MAX);

@@ -1,0 +1,67 @@
+//! Unloading: what a model has taken is given back, and the host gets a receipt.
+
+use super::execute::execute;
+use super::lifecycle::Core;
+use super::model::Model;
+use crate::platform;
+use crate::sync::Ordering;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+impl Core {
+    /// Ends a model that is no longer in the table. Returns the receipt: bytes before and after, and what stayed.
+    pub fn unload(self: &Arc<Self>, model: &Arc<Model>) -> Value {
+        let resident = platform::resident_bytes();
+        let weights = model.residence.backend().ok();
+        let (mut weight_bytes, mut shared, mut remains) = (0, false, None);
+        if let Some(backend) = weights {
+            (weight_bytes, shared) = (backend.memory_bytes(), backend.shared_by() > 1);
+            remains = Some(backend.remains());
+        }
+        let _leaving = self.underway(if shared { 0 } else { weight_bytes });
+        let buffers = || model.traffic.buffer_bytes.load(Ordering::Relaxed);
+        model.queue.close();
+        // Without threads this one is the lane; it may have to wait for a batch that another thread is pumping.
+        while self.config.threads == Some(0) && !model.queue.is_drained() {
+            match model.queue.try_next() {
+                Some(index) => {
+                    execute(self, model, index);
+                    model.queue.finished();
+                }
+                // It may be away, and to be loaded again first.
+                None if model.residence.is_away() => self.end_residence(model),
+                None => std::thread::sleep(std::time::Duration::from_micros(50)),
+            }
+        }
+        let buffer_bytes = buffers();
+        model.drain(self);
+        self.pool.trim(0);
+        self.give_back_heap();
+        let (weights_left, buffers_left) = (remains.map_or(0, |remains| remains()), buffers());
+        let mut stayed = Vec::new();
+        if weights_left > 0 {
+            let what = match shared {
+                true => "weights that another model of the same file has too",
+                false => "weights behind outputs of events that are not released",
+            };
+            stayed.push(json!({"what": what, "bytes": weights_left}));
+        }
+        if buffers_left > 0 {
+            let what = "buffers of events that are not released";
+            stayed.push(json!({"what": what, "bytes": buffers_left}));
+        }
+        let (before, after) = (weight_bytes + buffer_bytes, weights_left + buffers_left);
+        let receipt = json!({
+            "model": model.full_name,
+            "bytes_before": before,
+            "bytes_after": after,
+            "freed_bytes": before.saturating_sub(after),
+            "stayed": stayed,
+            "process_bytes_before": resident,
+            "process_bytes_after": platform::resident_bytes(),
+        });
+        self.history.unloaded(&receipt);
+        self.logger.info("model", format_args!("{} is unloaded: {receipt}", model.full_name));
+        receipt
+    }
+}
