@@ -179,16 +179,41 @@ typedef uint64_t blaze_model;
 /// A submitted piece of work. Never 0, and never used again for another one.
 typedef uint64_t blaze_ticket;
 
+/* Memory of the host's ----------------------------------------------------------------------------------------- */
+
+/// Where an engine takes the memory for its tensors from: weights, the inputs and outputs of batches, and what runs need
+/// in between. Start from BLAZE_ALLOCATOR_INIT. The functions are called from any thread, several at once, and must not
+/// call into Blaze. They must work until the engine is destroyed and its last event is released.
+typedef struct blaze_allocator {
+    /// sizeof(blaze_allocator).
+    uint32_t struct_size;
+    /// Must be 0.
+    uint32_t reserved;
+    /// Passed to both functions.
+    void *user;
+    /// Returns `size` bytes at a multiple of `alignment`, a power of two; or NULL if there are none.
+    void *(*allocate)(void *user, size_t size, size_t alignment);
+    /// Takes back what `allocate` has returned, with the same size.
+    void (*free)(void *user, void *address, size_t size);
+} blaze_allocator;
+
 /* Engines ------------------------------------------------------------------------------------------------------ */
+
+/// For blaze_engine_set_budget: no limit.
+#define BLAZE_BUDGET_UNLIMITED UINT64_MAX
 
 /// Makes an engine, and loads the models that its configuration names.
 ///
 /// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
 ///                     "threads" (null: one for each core, serving all models; 0: none, see blaze_pump; N: N),
-///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
+///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1), "memory_pattern" (true),
+///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
-///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},
-///                     "model_directory" (null), "models" ([]): see blaze_model_load.
+///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000: without work, until
+///                     they are given back), "tune_heap" (null: if there is a budget; see the README)}, "loading": {"concurrency" (2)},
+///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "model_directory" (null), "models" ([]): see blaze_model_load,
+///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///
@@ -197,6 +222,46 @@ typedef uint64_t blaze_ticket;
 blaze_status blaze_engine_create(const char *config_json,
                                  blaze_engine **out,
                                  blaze_error *err);
+
+/// As blaze_engine_create, with memory of the host's for tensors.
+///
+/// @param config_json  The configuration; NULL: all defaults.
+/// @param allocator    The host's functions. Read during the call only; the functions are used as long as the engine or
+///                     one of its events needs memory.
+/// @param out          Receives the engine; destroy it with blaze_engine_destroy.
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Blocks while models load. Threads: any.
+/// Returns what blaze_engine_create returns; INVALID_STRUCT.
+blaze_status blaze_engine_create_with_allocator(const char *config_json,
+                                                const blaze_allocator *allocator,
+                                                blaze_engine **out,
+                                                blaze_error *err);
+
+/// Changes "memory.budget_bytes": the most bytes that models and buffers of this engine may take. Models that have
+/// nothing to do leave memory at once until the rest fits; others follow as soon as they can. (A model whose event has just
+/// come may be busy for another moment.) An evicted model comes back for its next request, which waits for it within its
+/// deadline; if it cannot come back, because its files have changed, say, its requests fail with the reason, and it is
+/// tried again after a second. Pinned models, models that were loaded from memory, and buffers in use stay, so that more may be
+/// taken than the new budget for as long as they do; blaze_health_json tells.
+///
+/// @param engine        The engine.
+/// @param budget_bytes  The new budget; BLAZE_BUDGET_UNLIMITED: none.
+///
+/// Blocks while idle models are freed. Threads: any.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_engine_set_budget(blaze_engine *engine,
+                                     uint64_t budget_bytes);
+
+/// Gives memory back that is kept for later: idle buffers, spare batches, and free pages of the process's heap. Models
+/// stay. For a moment when the host has time, such as between two levels of a game; the engine does it by itself after
+/// "memory.idle_ms" without work.
+///
+/// @param engine  The engine.
+///
+/// Blocks for milliseconds. Threads: any.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_engine_trim(blaze_engine *engine);
 
 /// Stops taking work in and resolves every ticket: those that end within `drain_ns` as usual, the others with
 /// SHUT_DOWN. Runs that are still inside a backend are told to stop; their buffers are released when they do.
@@ -243,11 +308,18 @@ blaze_status blaze_pump(blaze_engine *engine,
 ///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
 ///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
-///                    "warmup" (true), "pinned" (false).
+///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
+///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
+///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async).
+///                    In an engine with a repository, "name" and "version" without anything else load that version
+///                    from there, "name" alone the newest; other keys are in its model.json.
 /// @param out         Receives the model.
 /// @param err         Receives the reason of a failure; may be NULL.
 ///
-/// Blocks while it loads; other models go on. Threads: any.
+/// A model that is loaded already, or is being loaded just now, with the same configuration is loaded once: `out` is the
+/// same handle. With another configuration it is ALREADY_EXISTS.
+///
+/// Blocks while it loads; other models go on. At most "loading.concurrency" models are loaded at once. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; SHUT_DOWN; OUT_OF_MEMORY; OVER_BUDGET;
 /// INVALID_STATE (another ONNX Runtime library is in use); MODEL_NOT_FOUND; MODEL_INVALID; MODEL_UNSUPPORTED;
 /// BACKEND_UNAVAILABLE; PROVIDER_UNAVAILABLE; INTERNAL.
@@ -276,7 +348,8 @@ blaze_status blaze_model_load_memory(blaze_engine *engine,
                                      blaze_error *err);
 
 /// Loads a model in the background. The terminal event on `queue` has its status, and on success the model in its
-/// `model` field. blaze_cancel stops the load. On an engine made with "threads": 0 the load runs in blaze_pump.
+/// `model` field. blaze_cancel stops the load at any point. If the model's configuration has "progress": true, events of
+/// BLAZE_EVENT_PROGRESS come before. On an engine made with "threads": 0 the load runs in blaze_pump.
 ///
 /// @param engine      The engine.
 /// @param model_json  The model's configuration. Read during the call only.
@@ -294,7 +367,8 @@ blaze_status blaze_model_load_async(blaze_engine *engine,
                                     blaze_ticket *out,
                                     blaze_error *err);
 
-/// Finds a loaded model by name.
+/// Finds a loaded model by name. For a model of the repository "name" gives a handle that follows: it always means the
+/// newest version that works, also when that changes under load.
 ///
 /// @param engine  The engine.
 /// @param name    "name" for its newest version, or "name:version".
@@ -302,7 +376,9 @@ blaze_status blaze_model_load_async(blaze_engine *engine,
 ///
 /// Never blocks. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND.
-blaze_status blaze_model_find(blaze_engine *engine, const char *name, blaze_model *out);
+blaze_status blaze_model_find(blaze_engine *engine,
+                              const char *name,
+                              blaze_model *out);
 
 /// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
 /// have any size), batching and why not, lanes, bytes, and the execution provider really used.
@@ -322,7 +398,12 @@ blaze_status blaze_model_info(blaze_engine *engine,
                               size_t *needed);
 
 /// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed. An unload
-/// cannot be cancelled.
+/// cannot be cancelled. The handle of a name in the repository unloads all its versions.
+///
+/// The terminal event's text is the receipt, a JSON object: "model", "bytes_before" and "bytes_after" (its weights and
+/// buffers), "freed_bytes", "stayed" (a list of {"what", "bytes"}: why not all of it is free yet), and
+/// "process_bytes_before" and "process_bytes_after" (the memory of the whole process, or null). For a name with several
+/// versions it is {"models": a list of them}. Receipts are also in blaze_health_json, in "recent".
 ///
 /// @param engine  The engine.
 /// @param model   The model.
@@ -330,11 +411,35 @@ blaze_status blaze_model_info(blaze_engine *engine,
 /// @param out     Receives the unload's ticket; may be NULL, and is not written if `queue` is NULL.
 ///
 /// Blocks if `queue` is NULL, until the model's requests have ended. Threads: any.
-/// Returns OK; NULL_POINTER; NOT_FOUND; QUEUE_FULL; SHUT_DOWN; INVALID_ARGUMENT.
+/// Returns OK; NULL_POINTER; NOT_FOUND; QUEUE_FULL; SHUT_DOWN; INVALID_ARGUMENT; INVALID_STATE for one version of a model
+/// in the repository.
 blaze_status blaze_model_unload(blaze_engine *engine,
                                 blaze_model model,
                                 blaze_queue *queue,
                                 blaze_ticket *out);
+
+/// Reads the engine's repository again, a directory of name/version/model.onnx, with name/model.json and
+/// name/version/model.json as far as they are there: they have the keys of blaze_model_load without "name", "version" and
+/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions, switches names to the newest ones that work, and unloads what
+/// is gone. Versions that could not be loaded before are tried again; a broken one leaves the old one serving. Requests
+/// go on meanwhile, and none fails because of the switch. The engine does the same every "repository.poll_ms", if that
+/// is set.
+///
+/// @param engine     The engine.
+/// @param queue      Where the terminal event goes when all is done; NULL: wait for that here. Its text is the report
+///                   that blaze_health_json has in "repository", with broken versions and why they are.
+/// @param user_data  Comes back in the event.
+/// @param out        Receives the ticket; may be NULL, and is not written if `queue` is NULL.
+/// @param err        Receives the reason of a failure; may be NULL.
+///
+/// Blocks if `queue` is NULL, while models load. Threads: any.
+/// Returns OK, also if versions are broken; NULL_POINTER; INVALID_ARGUMENT; QUEUE_FULL; SHUT_DOWN; INVALID_STATE if the
+/// engine has no repository; INVALID_CONFIG if its directory cannot be read.
+blaze_status blaze_repository_rescan(blaze_engine *engine,
+                                     blaze_queue *queue,
+                                     uint64_t user_data,
+                                     blaze_ticket *out,
+                                     blaze_error *err);
 
 /* Tensors ------------------------------------------------------------------------------------------------------ */
 
@@ -483,7 +588,8 @@ typedef struct blaze_event {
     /// The model that ran; for blaze_model_load_async the model that was loaded.
     blaze_model model;
     struct blaze_timing timing;
-    /// What went wrong, NUL-terminated, or NULL. Valid until the event is released.
+    /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
+    /// Valid until the event is released.
     const char *text;
     size_t text_bytes;
     /// From 0 to 1, in events of progress.
@@ -497,7 +603,9 @@ typedef struct blaze_event {
 /// The ticket's work has ended: the one terminal event that every accepted ticket has; its status says how.
 #define BLAZE_EVENT_DONE 1
 
-/// Some of it is done. Not produced by this version.
+/// Some of it is done: a load in the background whose model has "progress": true has come further. `progress` says how
+/// far, `text` what comes next: "waiting" (for its turn and for room), "reading", "checking", "warming up", "loaded".
+/// Stages that pass before the host looks are left out.
 #define BLAZE_EVENT_PROGRESS 2
 
 /// A piece of generated text. Not produced by this version.
@@ -709,7 +817,7 @@ typedef struct blaze_health_info {
     uint64_t queue_depth;
     /// Accepted tickets without a terminal event.
     uint64_t in_flight;
-    /// Bytes in the engine's ledger: models, by the size of their files, and copied inputs.
+    /// Bytes in the engine's ledger: models, buffers and caches.
     uint64_t memory_bytes;
 } blaze_health_info;
 
@@ -776,7 +884,16 @@ typedef uint32_t blaze_metrics_format;
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 
-/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use.
+/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
+///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
+///   "evictions", and "misses": requests for a model that was not in memory;
+/// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
+///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
+///   "reloads", "evicted_because" and "reload_error" (text or null);
+/// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
+/// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
+///   that are "broken", with the reason.
 ///
 /// @param engine    The engine.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
@@ -819,6 +936,7 @@ blaze_status blaze_metrics_text(blaze_engine *engine,
 /* Values to start from --------------------------------------------------------------------------------------- */
 
 /* struct_size is set, everything else is zero. */
+#define BLAZE_ALLOCATOR_INIT {sizeof(blaze_allocator), 0, NULL, NULL, NULL}
 #define BLAZE_TENSOR_INIT {sizeof(blaze_tensor), 0, NULL, NULL, 0, 0, 0, 0, NULL, 0}
 #define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}
 #define BLAZE_EVENT_INIT \

@@ -1,5 +1,6 @@
 //! The engine: create, shut down, destroy, pump.
 
+use super::allocator::{blaze_allocator, space};
 use super::guard::{guard, guard_value};
 use super::handles::blaze_engine;
 use super::read::{optional_string, output, reference};
@@ -11,10 +12,14 @@ use crate::engine::Engine;
 ///
 /// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
 ///                     "threads" (null: one for each core, serving all models; 0: none, see blaze_pump; N: N),
-///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1)},
+///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1), "memory_pattern" (true),
+///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
-///                     "memory": {"budget_bytes" (null)}, "log": {"level" ("warn"), "target" ("none"; "stderr")},
-///                     "model_directory" (null), "models" ([]): see blaze_model_load.
+///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000: without work, until
+///                     they are given back), "tune_heap" (null: if there is a budget; see the README)}, "loading": {"concurrency" (2)},
+///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "model_directory" (null), "models" ([]): see blaze_model_load,
+///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///
@@ -33,6 +38,85 @@ pub unsafe extern "C" fn blaze_engine_create(
             let json = optional_string(config_json, "config_json")?.unwrap_or("{}");
             let engine = Engine::new(EngineConfig::from_json(json)?)?;
             out.write(Box::into_raw(Box::new(blaze_engine { engine })));
+            Ok(())
+        })
+    }
+}
+
+/// As blaze_engine_create, with memory of the host's for tensors.
+///
+/// @param config_json  The configuration; NULL: all defaults.
+/// @param allocator    The host's functions. Read during the call only; the functions are used as long as the engine or
+///                     one of its events needs memory.
+/// @param out          Receives the engine; destroy it with blaze_engine_destroy.
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Blocks while models load. Threads: any.
+/// Returns what blaze_engine_create returns; INVALID_STRUCT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_engine_create_with_allocator(
+    config_json: *const std::ffi::c_char,
+    allocator: *const blaze_allocator,
+    out: *mut *mut blaze_engine,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(err, || {
+            output(out, "out")?;
+            let space = space(allocator)?;
+            let json = optional_string(config_json, "config_json")?.unwrap_or("{}");
+            let engine = Engine::with_space(EngineConfig::from_json(json)?, Box::new(space))?;
+            out.write(Box::into_raw(Box::new(blaze_engine { engine })));
+            Ok(())
+        })
+    }
+}
+
+/// For blaze_engine_set_budget: no limit.
+pub const BLAZE_BUDGET_UNLIMITED: u64 = u64::MAX;
+
+/// Changes "memory.budget_bytes": the most bytes that models and buffers of this engine may take. Models that have
+/// nothing to do leave memory at once until the rest fits; others follow as soon as they can. (A model whose event has just
+/// come may be busy for another moment.) An evicted model comes back for its next request, which waits for it within its
+/// deadline; if it cannot come back, because its files have changed, say, its requests fail with the reason, and it is
+/// tried again after a second. Pinned models, models that were loaded from memory, and buffers in use stay, so that more may be
+/// taken than the new budget for as long as they do; blaze_health_json tells.
+///
+/// @param engine        The engine.
+/// @param budget_bytes  The new budget; BLAZE_BUDGET_UNLIMITED: none.
+///
+/// Blocks while idle models are freed. Threads: any.
+/// Returns OK; NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_engine_set_budget(
+    engine: *mut blaze_engine,
+    budget_bytes: u64,
+) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            let limit = (budget_bytes != BLAZE_BUDGET_UNLIMITED).then_some(budget_bytes);
+            reference(engine, "engine")?.engine.set_budget(limit);
+            Ok(())
+        })
+    }
+}
+
+/// Gives memory back that is kept for later: idle buffers, spare batches, and free pages of the process's heap. Models
+/// stay. For a moment when the host has time, such as between two levels of a game; the engine does it by itself after
+/// "memory.idle_ms" without work.
+///
+/// @param engine  The engine.
+///
+/// Blocks for milliseconds. Threads: any.
+/// Returns OK; NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_engine_trim(engine: *mut blaze_engine) -> blaze_status {
+    // SAFETY: the header says what the pointers must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            reference(engine, "engine")?.engine.trim();
             Ok(())
         })
     }

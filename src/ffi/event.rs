@@ -15,7 +15,9 @@ pub type blaze_event_kind = u32;
 
 /// The ticket's work has ended: the one terminal event that every accepted ticket has; its status says how.
 pub const BLAZE_EVENT_DONE: blaze_event_kind = 1;
-/// Some of it is done. Not produced by this version.
+/// Some of it is done: a load in the background whose model has "progress": true has come further. `progress` says how
+/// far, `text` what comes next: "waiting" (for its turn and for room), "reading", "checking", "warming up", "loaded".
+/// Stages that pass before the host looks are left out.
 pub const BLAZE_EVENT_PROGRESS: blaze_event_kind = 2;
 /// A piece of generated text. Not produced by this version.
 pub const BLAZE_EVENT_TOKEN: blaze_event_kind = 3;
@@ -60,7 +62,8 @@ pub struct blaze_event {
     /// The model that ran; for blaze_model_load_async the model that was loaded.
     pub model: blaze_model,
     pub timing: blaze_timing,
-    /// What went wrong, NUL-terminated, or NULL. Valid until the event is released.
+    /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
+    /// Valid until the event is released.
     pub text: *const c_char,
     pub text_bytes: usize,
     /// From 0 to 1, in events of progress.
@@ -165,12 +168,15 @@ pub unsafe fn write_event(to: *mut blaze_event, size: usize, event: Event) {
         },
         text: std::ptr::null(),
         text_bytes: 0,
-        progress: 0.0,
+        progress: event.stage.map_or(0.0, |stage| stage.fraction()),
         outputs_count: event.outputs_count,
         internal: std::ptr::null_mut(),
     };
+    if let Some(stage) = event.stage {
+        (out.text, out.text_bytes) = (stage.text().as_ptr(), stage.text().to_bytes().len());
+    }
     if let Some((table, ticket)) = event.payload.and_then(crate::engine::Payload::into_parts) {
-        if out.status != Status::Ok.code() {
+        if out.status != Status::Ok.code() || out.outputs_count == 0 {
             // SAFETY: the event holds the table.
             let text =
                 unsafe { table.as_ref() }.with_text(ticket, |text| (text.as_ptr(), text.to_bytes().len()));

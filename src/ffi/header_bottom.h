@@ -2,6 +2,7 @@
 /* Values to start from --------------------------------------------------------------------------------------- */
 
 /* struct_size is set, everything else is zero. */
+#define BLAZE_ALLOCATOR_INIT {sizeof(blaze_allocator), 0, NULL, NULL, NULL}
 #define BLAZE_TENSOR_INIT {sizeof(blaze_tensor), 0, NULL, NULL, 0, 0, 0, 0, NULL, 0}
 #define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}
 #define BLAZE_EVENT_INIT \

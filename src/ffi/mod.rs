@@ -10,6 +10,7 @@
 mod guard;
 mod read;
 
+pub mod allocator;
 pub mod engine;
 pub mod event;
 pub mod handles;
@@ -21,9 +22,10 @@ pub mod status;
 pub mod tensor;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 9] = [
+pub const HEADER_PARTS: [(&str, &str); 10] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
+    ("Memory of the host's", "src/ffi/allocator.rs"),
     ("Engines", "src/ffi/engine.rs"),
     ("Models", "src/ffi/model.rs"),
     ("Tensors", "src/ffi/tensor.rs"),

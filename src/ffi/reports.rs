@@ -33,7 +33,7 @@ pub struct blaze_health_info {
     pub queue_depth: u64,
     /// Accepted tickets without a terminal event.
     pub in_flight: u64,
-    /// Bytes in the engine's ledger: models, by the size of their files, and copied inputs.
+    /// Bytes in the engine's ledger: models, buffers and caches.
     pub memory_bytes: u64,
 }
 
@@ -127,7 +127,16 @@ pub unsafe extern "C" fn blaze_health(
     }
 }
 
-/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use.
+/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
+///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
+///   "evictions", and "misses": requests for a model that was not in memory;
+/// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
+///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
+///   "reloads", "evicted_because" and "reload_error" (text or null);
+/// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
+/// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
+///   that are "broken", with the reason.
 ///
 /// @param engine    The engine.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
