@@ -164,9 +164,18 @@ fn model_info_says_what_a_model_is() {
         "providers": ["cpu"],
         "provider": "cpu",
         "providers_rejected": [],
-        "bytes": std::fs::metadata(&path).unwrap().len(),
+        "evictable": false,
+        "residence": "idle",
     });
-    assert_eq!(info(&engine, model), want);
+    let mut told = info(&engine, model);
+    // Measured: the weights to the byte, and the heap that the graph takes.
+    let bytes = told["bytes"].take().as_u64().unwrap();
+    assert!((1_000..4_000_000).contains(&bytes), "{bytes}");
+    let memory = told["memory"].take();
+    assert_eq!((memory["bytes"].as_u64(), memory["reloads"].as_u64()), (Some(bytes), Some(0)));
+    assert!(memory["load_ns"].as_u64().unwrap() > 0);
+    told.as_object_mut().unwrap().retain(|key, _| key != "bytes" && key != "memory");
+    assert_eq!(told, want);
     let scalar = load(&engine, "rank0");
     assert_eq!(info(&engine, scalar)["inputs"][0]["shape"], json!([]));
     let nothing = load(&engine, "no_input");

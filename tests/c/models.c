@@ -47,13 +47,29 @@ static void a_model_is_found_by_name_and_version(void) {
     blaze_engine_destroy(engine);
 }
 
+#define TINY_WITH(more) "{\"name\": \"tiny\", \"path\": \"tests/models/tiny.onnx\", " more "}"
+
 static void a_name_and_version_is_loaded_once_at_a_time(void) {
     blaze_engine *engine = new_engine(NULL);
     blaze_model first = load_model(engine, TINY), again = 0;
     blaze_error error = {0, ""};
-    CHECK_STATUS(blaze_model_load(engine, TINY, &again, &error), ALREADY_EXISTS);
-    CHECK_TEXT(error.message, "tiny:1");
-    CHECK_INT(again, 0);
+    CHECK_STATUS(blaze_model_load(engine, TINY, &again, &error), OK);
+    CHECK_INT(again, first);
+    /* What is said is what is meant, however it is written. */
+    CHECK_STATUS(blaze_model_load(engine, TINY_WITH("\"version\": 1, \"lanes\": 1, \"batching\": {}"), &again, &error), OK);
+    CHECK_INT(again, first);
+    const char *const others[] = {
+        "{\"name\": \"tiny\", \"path\": \"tests/models/small.onnx\"}", TINY_WITH("\"lanes\": 2"),
+        TINY_WITH("\"pinned\": true"), TINY_WITH("\"warmup\": false"), TINY_WITH("\"batching\": {\"max_rows\": 2}"),
+        "{\"name\": \"tiny\", \"backend\": \"mock\"}",
+    };
+    for (size_t i = 0; i < COUNT(others); i++) {
+        again = 0;
+        CHECK_STATUS(blaze_model_load(engine, others[i], &again, &error), ALREADY_EXISTS);
+        CHECK_TEXT(error.message, "tiny:1");
+        CHECK_TEXT(error.message, "configuration");
+        CHECK_INT(again, 0);
+    }
     for (int i = 0; i < 3; i++) {
         CHECK_STATUS(blaze_model_unload(engine, first, NULL, NULL), OK);
         CHECK_STATUS(blaze_model_unload(engine, first, NULL, NULL), NOT_FOUND);
@@ -181,7 +197,7 @@ static void a_load_in_the_background_that_fails_says_why_in_its_event(void) {
         {"{\"name\": \"x\", \"path\": \"tests/models/none.onnx\"}", BLAZE_STATUS_MODEL_NOT_FOUND, "none.onnx"},
         {"{\"name\": \"x\", \"path\": \"tests/models/README.md\"}", BLAZE_STATUS_MODEL_INVALID, "x:1"},
         {"{\"name\": \"x\", \"backend\": \"none\"}", BLAZE_STATUS_INVALID_CONFIG, "backend"},
-        {"{\"name\": \"mock\", \"backend\": \"mock\"}", BLAZE_STATUS_ALREADY_EXISTS, "mock:1"},
+        {"{\"name\": \"mock\", \"backend\": \"mock\", \"lanes\": 9}", BLAZE_STATUS_ALREADY_EXISTS, "mock:1"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         blaze_ticket ticket = 0;

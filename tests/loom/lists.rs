@@ -1,4 +1,4 @@
-//! The lists of `scheduler::stack`: nothing is lost, and nothing comes twice.
+//! The lists of `stack`: nothing is lost, and nothing comes twice.
 
 use crate::stack::{FreeList, Inbox, in_order};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Seen, explore};

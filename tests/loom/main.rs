@@ -11,7 +11,10 @@ mod bell;
 #[path = "../../src/scheduler/roster.rs"]
 #[allow(dead_code)]
 mod roster;
-#[path = "../../src/scheduler/stack.rs"]
+#[path = "../../src/memory/shelves.rs"]
+#[allow(dead_code)]
+mod shelves;
+#[path = "../../src/stack.rs"]
 #[allow(dead_code)]
 mod stack;
 mod sync;
@@ -19,6 +22,8 @@ mod sync;
 mod batches;
 mod completion;
 mod lists;
+mod pool;
+mod residence;
 mod wake_ups;
 
 use loom::cell::UnsafeCell;

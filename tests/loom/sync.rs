@@ -112,6 +112,26 @@ atomic!(AtomicU32, u32, fetch_add, fetch_sub);
 atomic!(AtomicU64, u64, fetch_add, fetch_sub, fetch_or, fetch_and);
 atomic!(AtomicBool, bool);
 
+/// Only what the models need: all is read and written by one owner at a time.
+pub struct AtomicPtr<T>(loom::sync::atomic::AtomicPtr<T>);
+
+impl<T> AtomicPtr<T> {
+    #[track_caller]
+    pub fn new(value: *mut T) -> Self {
+        AtomicPtr(loom::sync::atomic::AtomicPtr::new(value))
+    }
+
+    #[track_caller]
+    pub fn load(&self, order: Ordering) -> *mut T {
+        self.0.load(order)
+    }
+
+    #[track_caller]
+    pub fn store(&self, value: *mut T, order: Ordering) {
+        self.0.store(value, order);
+    }
+}
+
 impl AtomicBool {
     /// A swap, because loom lets another thread's swap go by a store that it has not seen, which no hardware does.
     #[track_caller]
