@@ -70,7 +70,8 @@ test-examples: examples ## run the C examples
 	    tail -n 3 $(OUT)/example.log | cut -c 1-160; done
 
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
-C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen
+C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
+            memory loading allocator repository padding
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
 
 .PHONY: test-c
@@ -98,10 +99,10 @@ $(OUT)/header_c11.o: tests/c/header_c11.c include/blaze.h
 # This one opens the library by itself.
 $(OUT)/test_dlopen $(OUT)/asan_dlopen: LINK =
 
-$(OUT)/test_%: tests/c/%.c tests/c/check.h include/blaze.h | c-helpers
+$(OUT)/test_%: tests/c/%.c tests/c/check.h tests/c/json.h include/blaze.h | c-helpers
 	$(CC) $(STRICT) $(CFLAGS) -Iinclude $< -o $@ $(LINK) -lpthread -ldl
 
-$(OUT)/asan_%: tests/c/%.c tests/c/check.h include/blaze.h | c-helpers
+$(OUT)/asan_%: tests/c/%.c tests/c/check.h tests/c/json.h include/blaze.h | c-helpers
 	$(CC) $(STRICT) -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
 	    -Iinclude $< -o $@ $(LINK) -lpthread -ldl
 
@@ -121,7 +122,7 @@ test-c-sanitized: c-helpers ## run the C tests under AddressSanitizer and UBSan
 test-c-valgrind: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests under valgrind
 	@set -e; if ! command -v valgrind >/dev/null; then echo "valgrind is not installed: the C tests are not run under it"; \
 	else for test in $(C_TESTS); do echo "== $$test (valgrind)"; \
-	    valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+	    BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
 	        --suppressions=tests/c/valgrind.supp $(OUT)/test_$$test $$($(SHORT)); done; fi
 # How much of the long tests to run under valgrind, which is some thirty times slower.
 SHORT = case $$test in stress) echo 2000;; cycles) echo 20;; esac
@@ -160,11 +161,19 @@ target/bench/models/large.onnx: tools/requirements-models.txt tools/models/mlps.
 	    -r tools/requirements-models.txt
 	$(PYTHON) tools/make_models.py mlps target/bench/models
 
+.PHONY: bench-memory
+bench-memory: onnxruntime ## measure memory, 6 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+	$(CARGO) bench --locked --bench memory -- $(BENCH)
+
 .PHONY: bench-publish
-bench-publish: ## put the results of the last `make bench` into benches/results/
-	@grep -qs "a full run" target/bench/throughput.md || { echo "there is no full run to publish: make bench"; exit 1; }
+bench-publish: ## put the results of the last `make bench` and `make bench-memory` into benches/results/
+	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md \
+	    || { echo "there is no full run to publish: make bench, make bench-memory"; exit 1; }
 	@mkdir -p benches/results
-	cp $(foreach kind,json svg md,target/bench/throughput.$(kind)) benches/results/
+	@if grep -qs "a full run" target/bench/throughput.md; then \
+	    cp -v $(foreach kind,json svg md,target/bench/throughput.$(kind)) benches/results/; fi
+	@if grep -qs "a full run" target/bench/memory.md; then \
+	    cp -v $(foreach kind,json md,target/bench/memory.$(kind)) benches/results/; fi
 
 .PHONY: clean
 clean: ## remove everything built, but not what was fetched
@@ -191,4 +200,4 @@ soak: onnxruntime ## random interleavings of everything, for some minutes
 asan: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
 	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests \
-	    -- --skip wake_ups:: --skip lists:: --skip batches:: --skip completion:: --skip alloc
+	    -- --skip wake_ups:: --skip lists:: --skip batches:: --skip completion:: --skip residence:: --skip pool::a_trim --skip pool::two_users --skip pool::idle_bytes_never --skip alloc
