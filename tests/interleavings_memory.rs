@@ -85,6 +85,7 @@ struct Round {
     terminal: Mutex<HashMap<u64, u32>>,
     jobs: AtomicU64,
     over: AtomicBool,
+    pumped: bool,
 }
 
 impl Round {
@@ -109,7 +110,7 @@ impl Round {
             };
             match self.engine.submit(description, &self.queues[random.below(2) as usize]) {
                 Ok(ticket) => self.tickets.lock().unwrap().push(ticket),
-                Err(error) => check_refusal(&error),
+                Err(error) => self.check_refusal(&error),
             }
             pause(&mut random);
         }
@@ -123,7 +124,7 @@ impl Round {
             match self.engine.infer(request(model, std::slice::from_ref(input)), timeout_ns) {
                 Ok(event) => assert_close(&Answer::from(event).outputs[0].f32s(), want),
                 Err(error) if error.status == Status::Timeout => (),
-                Err(error) => check_refusal(&error),
+                Err(error) => self.check_refusal(&error),
             }
         }
     }
@@ -159,6 +160,16 @@ impl Round {
         }
     }
 
+    fn check_refusal(&self, error: &Error) {
+        let allowed = [Status::QueueFull, Status::ShutDown, Status::NotFound];
+        assert!(allowed.contains(&error.status) || self.may_be_short(error.status), "{error}");
+    }
+
+    /// Without threads an unload in the background waits for the host's, and with it the room that it would make.
+    fn may_be_short(&self, status: Status) -> bool {
+        self.pumped && status == Status::OverBudget
+    }
+
     fn release(&self) {
         let events = std::mem::take(&mut *self.events.lock().unwrap());
         for event in events {
@@ -169,7 +180,8 @@ impl Round {
             } else {
                 let text = event.payload.as_ref().and_then(|payload| payload.text());
                 let allowed = [Status::Ok, Status::Cancelled, Status::Expired, Status::ShutDown];
-                assert!(allowed.contains(&event.status), "{:?}: {text:?}", event.status);
+                let fine = allowed.contains(&event.status) || self.may_be_short(event.status);
+                assert!(fine, "{:?}: {text:?}", event.status);
             }
         }
     }
@@ -184,11 +196,11 @@ impl Round {
             let job = JOB + self.jobs.fetch_add(1, Ordering::Relaxed);
             let ticket = match (random.below(4), own) {
                 (0, _) => {
-                    self.engine.load(config, None).err().iter().for_each(check_refusal);
+                    self.engine.load(config, None).err().iter().for_each(|error| self.check_refusal(error));
                     continue;
                 }
                 (1, Ok(model)) => {
-                    self.engine.unload(model).err().iter().for_each(check_refusal);
+                    self.engine.unload(model).err().iter().for_each(|error| self.check_refusal(error));
                     continue;
                 }
                 (2, Ok(model)) => self.engine.unload_async(model, queue),
@@ -201,7 +213,7 @@ impl Round {
                         let _ = self.engine.cancel(ticket);
                     }
                 }
-                Err(error) => check_refusal(&error),
+                Err(error) => self.check_refusal(&error),
             }
             pause(&mut random);
         }
@@ -225,11 +237,6 @@ impl Round {
             pause(&mut random);
         }
     }
-}
-
-fn check_refusal(error: &Error) {
-    let allowed = [Status::QueueFull, Status::ShutDown, Status::NotFound];
-    assert!(allowed.contains(&error.status), "{error}");
 }
 
 fn assert_close(got: &[f32], want: &[f32]) {
@@ -268,6 +275,7 @@ fn play(seed: u64, family: fn(&mut Random) -> Family) {
         terminal: Mutex::default(),
         jobs: AtomicU64::new(0),
         over: AtomicBool::new(false),
+        pumped: threads == 0,
     };
     let mut fork = || Random::new(random.next());
     std::thread::scope(|scope| {

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::panics::catch;
 use crate::platform;
 use crate::scheduler::gate::Gate;
-use crate::scheduler::jobs::{Jobs, Kind as JobKind, spawn};
+use crate::scheduler::jobs::{Jobs, spawn};
 use crate::scheduler::spin::{Spinning, measure_wake_up_ns};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use std::ffi::CString;
@@ -122,8 +122,7 @@ impl Engine {
             free_gate: Gate::new(None),
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
-            // Without threads the host's decide how many of them load; and one that waits for room unloads meanwhile.
-            loads: Gate::new(threaded.then_some(config.loading.concurrency as usize)),
+            loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
             history: History::default(),
@@ -238,7 +237,7 @@ impl Engine {
         let leaving = self.core.take_out(id).inspect_err(|_| {
             self.core.withdraw_job(index);
         })?;
-        self.core.start_work_of(JobKind::Frees, "blaze-job", move |core| {
+        self.core.start_work("blaze-job", move |core| {
             let result = catch(|| Ok((id, c_text(core.unload_all(&leaving).to_string()))));
             core.complete_job(index, result);
         });
@@ -338,22 +337,13 @@ impl Core {
     /// Does something in the background; on this thread, if the system has no thread to give. The host's thread does
     /// it in an engine without threads.
     pub fn start_work(self: &Arc<Self>, name: &str, work: impl FnOnce(&Arc<Core>) + Send + 'static) {
-        self.start_work_of(JobKind::Other, name, work);
-    }
-
-    fn start_work_of(
-        self: &Arc<Self>,
-        kind: JobKind,
-        name: &str,
-        work: impl FnOnce(&Arc<Core>) + Send + 'static,
-    ) {
         let weak = Arc::downgrade(self);
         let work = Box::new(move || {
             if let Some(core) = weak.upgrade() {
                 work(&core);
             }
         });
-        if let Err((error, work)) = self.jobs.start(name, kind, work) {
+        if let Err((error, work)) = self.jobs.start(name, work) {
             self.logger.warn("jobs", format_args!("{name} runs on the caller's thread: {error}"));
             work();
         }
@@ -399,11 +389,6 @@ impl Core {
             self.models.each(|model| model.queue.give_back());
             rest.give_back();
         }
-    }
-
-    /// For a thread of the host's that waits for memory: unloads a model that waits for that.
-    pub fn run_job_that_frees(&self) -> bool {
-        self.jobs.run_one_that_frees()
     }
 
     /// Waits a moment, in the background; whether that is pointless, because nobody else works meanwhile or the engine

@@ -144,7 +144,7 @@ impl Core {
                 patience_ns = waited * 2; // they were kept from working meanwhile
             }
             // Without threads nobody but this one runs what is in the way.
-            if self.config.threads != Some(0) || !(self.run_batch() || self.run_job_that_frees()) {
+            if self.config.threads != Some(0) || !self.run_batch() {
                 interrupt.sleep(LOOK_NS);
             }
         }

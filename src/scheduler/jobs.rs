@@ -8,18 +8,10 @@ use std::thread::JoinHandle;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// What a job is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It frees memory, which others may wait for.
-    Frees,
-    Other,
-}
-
 /// An engine's jobs.
 pub struct Jobs {
     threaded: bool,
-    waiting: Mutex<VecDeque<(Kind, Job)>>,
+    waiting: Mutex<VecDeque<Job>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -30,9 +22,9 @@ impl Jobs {
     }
 
     /// Starts or queues a job, or gives it back if the system has no thread for it. A job must not panic.
-    pub fn start(&self, name: &str, kind: Kind, job: Job) -> Result<(), (Error, Job)> {
+    pub fn start(&self, name: &str, job: Job) -> Result<(), (Error, Job)> {
         if !self.threaded {
-            lock(&self.waiting).push_back((kind, job));
+            lock(&self.waiting).push_back(job);
             return Ok(());
         }
         let mut threads = lock(&self.threads);
@@ -61,17 +53,7 @@ impl Jobs {
     /// Runs the oldest queued job on this thread; false if there is none.
     pub fn run_one(&self) -> bool {
         let job = lock(&self.waiting).pop_front();
-        job.map(|(_, job)| job()).is_some()
-    }
-
-    /// As `run_one`, but only one that frees memory.
-    pub fn run_one_that_frees(&self) -> bool {
-        let job = {
-            let mut waiting = lock(&self.waiting);
-            let first = waiting.iter().position(|(kind, _)| *kind == Kind::Frees);
-            first.and_then(|first| waiting.remove(first))
-        };
-        job.map(|(_, job)| job()).is_some()
+        job.map(|job| job()).is_some()
     }
 
     /// Waits for the threads, and runs what is still queued.
