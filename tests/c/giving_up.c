@@ -170,7 +170,7 @@ static void deadlines_expire_in_their_own_order(void) {
     uint64_t now = blaze_now_ns() + 100 * MILLISECOND; /* all are submitted before the first is due */
     for (size_t i = 0; i < COUNT(order); i++) {
         struct call call;
-        simple_call(&call, rig.model)->deadline_ns = now + order[i] * 20 * MILLISECOND;
+        simple_call(&call, rig.model)->deadline_ns = now + order[i] * 100 * MILLISECOND; /* machines pause */
         call.request.user_data = order[i];
         submit(&rig, &call.request);
     }
