@@ -170,7 +170,7 @@ fn model_info_says_what_a_model_is() {
     let mut told = info(&engine, model);
     // Measured: the weights to the byte, and the heap that the graph takes.
     let bytes = told["bytes"].take().as_u64().unwrap();
-    assert!((1_000..4_000_000).contains(&bytes), "{bytes}");
+    assert!((100..4_000_000).contains(&bytes), "{bytes}");
     let memory = told["memory"].take();
     assert_eq!((memory["bytes"].as_u64(), memory["reloads"].as_u64()), (Some(bytes), Some(0)));
     assert!(memory["load_ns"].as_u64().unwrap() > 0);
