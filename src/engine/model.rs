@@ -59,6 +59,8 @@ pub struct Model {
     device_lost: AtomicBool,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
+    /// It is a version of the repository's, which alone takes it out again.
+    pub is_version: AtomicBool,
     /// Threads of its own.
     pub lanes: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -83,6 +85,7 @@ impl Model {
             wanted: AtomicU32::new(1),
             failures: AtomicU32::new(0),
             device_lost: AtomicBool::new(false),
+            is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
             config,
             path,

@@ -102,11 +102,6 @@ impl Versions {
         state.error.is_some() || state.names.values().any(|name| name.serving.is_empty() && !name.held_off)
     }
 
-    /// Whether this model is a version that is served.
-    fn serves(&self, id: ModelId) -> bool {
-        lock(&self.state).names.values().any(|name| name.serving.values().any(|serving| serving.id == id))
-    }
-
     fn known(&self, name: &str) -> Name {
         lock(&self.state).names.get(name).cloned().unwrap_or_default()
     }
@@ -338,6 +333,7 @@ impl Core {
         }
         found.verify(&|| !order.interrupt.is_raised())?;
         let (model, _underway) = load::load_apart(self, config, None, order)?;
+        model.is_version.store(true, Ordering::SeqCst);
         let id = self.models.insert(Arc::clone(&model)).inspect_err(|_| model.drain(self))?;
         load::log_loaded(self, &model);
         Ok(Serving { stamp: found.stamp, id, model })
@@ -398,7 +394,8 @@ impl Core {
         if let Some(name) = self.models.follower(id) {
             return Ok(self.take_out_name(&name));
         }
-        if self.repository.serves(id) {
+        // Also before its name is switched to it, when it can be found already.
+        if self.models.get(id)?.is_version.load(Ordering::SeqCst) {
             let text =
                 "the model is a version that the repository serves: take it out there, or unload its name";
             return Err(Error::new(Status::InvalidState, text));
