@@ -12,6 +12,7 @@ use super::models::Models;
 use super::queue::Rest;
 use super::room::Evictor;
 use super::table::Table;
+use super::unload::Leaving;
 use super::versions::Versions;
 use super::{ModelId, Ticket};
 use crate::backend::{self, Interrupt};
@@ -41,6 +42,7 @@ pub struct Core {
     pub pool: Arc<Pool>,
     pub table: Arc<Table>,
     pub models: Models,
+    pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
     /// For models that do not compute on this machine's cores.
@@ -117,6 +119,7 @@ impl Engine {
             table: Table::new(config.queue.capacity, Arc::clone(&metrics)),
             metrics,
             models: Models::new(),
+            leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
             free_gate: Gate::new(None),
@@ -301,6 +304,7 @@ impl Engine {
         core.table.wait_settled(until);
         core.table.resolve_all(Status::ShutDown);
         core.models.each(|model| model.residence.interrupt.raise());
+        core.leaving.give_up();
         core.repository.interrupt.raise();
         core.table.all_queues().iter().for_each(|queue| queue.close());
     }

@@ -4,13 +4,45 @@ use super::execute::execute;
 use super::lifecycle::Core;
 use super::model::Model;
 use crate::platform;
-use crate::sync::Ordering;
+use crate::sync::{Mutex, Ordering, lock};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Models that are being unloaded: they are in the table no more, and a shutdown must reach them all the same.
+#[derive(Default)]
+pub struct Leaving(Mutex<Leavers>);
+
+#[derive(Default)]
+struct Leavers {
+    models: Vec<Arc<Model>>,
+    given_up: bool,
+}
+
+impl Leaving {
+    fn add(&self, model: &Arc<Model>) {
+        let mut leavers = lock(&self.0);
+        leavers.models.push(Arc::clone(model));
+        if leavers.given_up {
+            model.residence.interrupt.raise();
+        }
+    }
+
+    fn remove(&self, model: &Arc<Model>) {
+        lock(&self.0).models.retain(|other| !Arc::ptr_eq(other, model));
+    }
+
+    /// Nobody waits any more for what they may still be brought back for.
+    pub fn give_up(&self) {
+        let mut leavers = lock(&self.0);
+        leavers.given_up = true;
+        leavers.models.iter().for_each(|model| model.residence.interrupt.raise());
+    }
+}
 
 impl Core {
     /// Ends a model that is no longer in the table. Returns the receipt: bytes before and after, and what stayed.
     pub fn unload(self: &Arc<Self>, model: &Arc<Model>) -> Value {
+        self.leaving.add(model);
         let resident = platform::resident_bytes();
         let weights = model.residence.backend().ok();
         let (mut weight_bytes, mut shared, mut remains) = (0, false, None);
@@ -35,6 +67,7 @@ impl Core {
         }
         let buffer_bytes = buffers();
         model.drain(self);
+        self.leaving.remove(model);
         self.pool.trim(0);
         self.give_back_heap();
         let (weights_left, buffers_left) = (remains.map_or(0, |remains| remains()), buffers());
