@@ -218,7 +218,7 @@ fn names_of_one_file_share_what_they_take() {
 #[test]
 fn waiting_for_a_reload_ends_at_the_deadline() {
     let engine = engine(json!({"memory": {"budget_bytes": 10 * MIB}}));
-    let a = load(&engine, &slow("a", 6 * MIB, 400_000));
+    let a = load(&engine, &slow("a", 6 * MIB, 1_500_000));
     load(&engine, &mock("b", 6 * MIB));
     let queue = engine.create_queue(8).unwrap();
     let began = Instant::now();
@@ -227,7 +227,7 @@ fn waiting_for_a_reload_ends_at_the_deadline() {
     engine.submit(RequestDescription { deadline_ns, ..request(a, &input) }, &queue).unwrap();
     submit(&engine, a, &queue, 1);
     assert_eq!(next_event(&queue).status, Status::Expired);
-    assert!(began.elapsed() < Duration::from_millis(300));
+    assert!(began.elapsed() < Duration::from_millis(1_200));
     assert_eq!(next_event(&queue).status, Status::Ok);
 }
 
@@ -252,13 +252,13 @@ fn a_shutdown_does_not_wait_for_reloads() {
         must_end("shutting down", move || {
             let engine = engine(json!({"threads": threads, "memory": {"budget_bytes": 10 * MIB}}));
             let a = load(&engine, &mock("a", 6 * MIB));
-            let b = load(&engine, &slow("b", 6 * MIB, 100_000));
+            let b = load(&engine, &slow("b", 6 * MIB, 1_000_000));
             infer(&engine, a, 1.0);
             let queue = engine.create_queue(8).unwrap();
             (0..5).for_each(|user_data| _ = submit(&engine, b, &queue, user_data));
             let began = Instant::now();
             drop(engine);
-            assert!(began.elapsed() < Duration::from_millis(95));
+            assert!(began.elapsed() < Duration::from_millis(800));
             assert_eq!(statuses(&queue, 5), [Status::ShutDown; 5]);
         });
     }
