@@ -209,8 +209,9 @@ typedef struct blaze_allocator {
 ///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1), "memory_pattern" (true),
 ///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
-///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000: without work, until
-///                     they are given back), "tune_heap" (null: if there is a budget; see the README)}, "loading": {"concurrency" (2)},
+///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
+///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
@@ -420,10 +421,10 @@ blaze_status blaze_model_unload(blaze_engine *engine,
 
 /// Reads the engine's repository again, a directory of name/version/model.onnx, with name/model.json and
 /// name/version/model.json as far as they are there: they have the keys of blaze_model_load without "name", "version" and
-/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions, switches names to the newest ones that work, and unloads what
-/// is gone. Versions that could not be loaded before are tried again; a broken one leaves the old one serving. Requests
-/// go on meanwhile, and none fails because of the switch. The engine does the same every "repository.poll_ms", if that
-/// is set.
+/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions,
+/// switches names to the newest ones that work, and unloads what is gone. Versions that could not be loaded before are
+/// tried again; a broken one leaves the old one serving. Requests go on meanwhile, and none fails because of the switch.
+/// The engine does the same every "repository.poll_ms", if that is set.
 ///
 /// @param engine     The engine.
 /// @param queue      Where the terminal event goes when all is done; NULL: wait for that here. Its text is the report
@@ -891,6 +892,7 @@ blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 /// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
 ///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
 ///   "reloads", "evicted_because" and "reload_error" (text or null);
+/// - "loading": the names, with their versions, of models that are being loaded for the first time;
 /// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
 /// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
 ///   that are "broken", with the reason.

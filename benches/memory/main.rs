@@ -16,6 +16,8 @@ mod process;
 mod report;
 mod second_lane;
 mod swap;
+#[path = "../common/table.rs"]
+mod table;
 
 use report::{Goal, Row};
 use serde_json::{Value, json};
@@ -135,9 +137,9 @@ fn finish(bench: &Bench) {
     let file =
         |extension| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/bench/{stem}.{extension}"));
     let how = if bench.quick { "a quick run, fit for smoke tests only" } else { "a full run" };
-    report::write(&file("json"), &report::json(&bench.rows));
-    report::write(&file("md"), &report::markdown(&bench.rows, how));
-    println!("{}", report::table(&bench.rows));
+    table::write(&file("json"), &report::json(&bench.rows));
+    table::write(&file("md"), &report::table(&bench.rows).page("Measured memory", how));
+    println!("{}", report::table(&bench.rows).text());
     let held: Vec<bool> = bench.rows.iter().filter_map(Row::met).collect();
     let met = held.iter().filter(|met| **met).count();
     println!("{met} of {} targets met; results: target/bench/{stem}.*", held.len());

@@ -17,6 +17,8 @@ mod picture;
 mod report;
 mod stats;
 mod sweep;
+#[path = "../common/table.rs"]
+mod table;
 
 use report::{Goal, Row};
 use stats::{Pairs, Plan};
@@ -76,7 +78,7 @@ impl Bench {
             "[{:5.1} s] {}: {} {}{verdict}",
             self.start.elapsed().as_secs_f64(),
             row.name,
-            report::short(row.blaze),
+            table::short(row.blaze),
             row.unit
         );
         self.rows.push(row);
@@ -112,12 +114,12 @@ fn finish(bench: &Bench, panels: Option<&[picture::Panel]>) {
     let how =
         bench.pick("a quick run, fit for smoke tests only", "a full run, medians of alternating rounds");
     if let Some(panels) = panels {
-        report::write(&file("svg"), &picture::draw(panels));
+        table::write(&file("svg"), &picture::draw(panels));
     }
     if !bench.rows.is_empty() {
-        report::write(&file("json"), &report::json(&bench.rows));
-        report::write(&file("md"), &report::markdown(&bench.rows, panels.is_some(), how));
-        println!("{}", report::table(&bench.rows));
+        table::write(&file("json"), &report::json(&bench.rows));
+        table::write(&file("md"), &report::markdown(&bench.rows, panels.is_some(), how));
+        println!("{}", report::table(&bench.rows).text());
     }
     if bench.rows.is_empty() && panels.is_none() {
         abi::fail("no row has a name that contains this");

@@ -155,7 +155,7 @@ fn plot(
                         series.color,
                         series.name,
                         at.in_flight,
-                        crate::report::short(values(at)[0])
+                        crate::table::short(values(at)[0])
                     );
                 }
             }

@@ -1,7 +1,6 @@
 //! What comes out: rows with targets, as a table on the terminal, as JSON, and as Markdown.
 
-use std::fmt::Write;
-use std::path::Path;
+use crate::table::{Table, number, short, verdict};
 
 /// What a row is held to.
 #[derive(Clone, Copy)]
@@ -62,14 +61,6 @@ impl Row {
         }
     }
 
-    fn verdict(&self) -> &'static str {
-        match self.met() {
-            Some(true) => "met",
-            Some(false) => "MISSED",
-            None => "",
-        }
-    }
-
     /// The row's cells, as people read them.
     fn cells(&self) -> [String; 7] {
         let optional = |value: Option<f64>| value.map_or_else(String::new, short);
@@ -80,105 +71,36 @@ impl Row {
             optional(self.ratio),
             self.goal.text(),
             self.unit.into(),
-            self.verdict().into(),
+            verdict(self.met()).into(),
         ]
     }
 }
 
-const HEADINGS: [&str; 7] = ["what", "Blaze", "baseline", "ratio", "target", "unit", ""];
-
-/// A number with three or four digits that matter.
-pub fn short(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        1e6.. => format!("{:.2} M", value / 1e6),
-        1e4.. => format!("{:.1} k", value / 1e3),
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        0.01.. => format!("{value:.2}"),
-        _ => format!("{value:.5}"),
-    }
-}
-
-/// The table for a terminal.
-pub fn table(rows: &[Row]) -> String {
-    let mut lines = vec![HEADINGS.map(String::from)];
-    lines.extend(rows.iter().map(Row::cells));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let mut text = String::new();
-    for line in &lines {
-        for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
-            // Numbers stand to the right, words to the left.
-            let padding = " ".repeat(width - cell.chars().count());
-            let (left, right) = if (1..4).contains(&column) { (&*padding, "") } else { ("", &*padding) };
-            let _ = write!(text, "{left}{cell}{right}  ");
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+pub fn table(rows: &[Row]) -> Table<7> {
+    let headings = ["what", "Blaze", "baseline", "ratio", "target", "unit", ""];
+    Table { headings, numbers: 1..4, rows: rows.iter().map(Row::cells).collect() }
 }
 
 /// An array of objects with exactly the fields `name`, `blaze`, `baseline`, `ratio`, `target`, `unit`, `met`.
 pub fn json(rows: &[Row]) -> String {
-    // Six digits are more than anything here is worth, and keep the file readable.
-    let number = |value: f64| format!("{value:.5e}").parse::<f64>().unwrap_or(value);
-    let objects: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            serde_json::json!({
-                "name": row.name,
-                "blaze": number(row.blaze),
-                "baseline": row.baseline.map(number),
-                "ratio": row.ratio.map(number),
-                "target": row.goal.target().map(number),
-                "unit": row.unit,
-                "met": row.met(),
-            })
+    crate::table::json(rows.iter().map(|row| {
+        serde_json::json!({
+            "name": row.name,
+            "blaze": number(row.blaze),
+            "baseline": row.baseline.map(number),
+            "ratio": row.ratio.map(number),
+            "target": row.goal.target().map(number),
+            "unit": row.unit,
+            "met": row.met(),
         })
-        .collect();
-    format!("{:#}\n", serde_json::Value::Array(objects))
+    }))
 }
 
-/// The table for a page, under a line that says on what kind of machine and how it was measured.
+/// The table for a page, and the picture if there is one.
 pub fn markdown(rows: &[Row], picture: bool, how: &str) -> String {
-    let mut text =
-        format!("# Measured speed\n\n{}; {how}. What the rows mean: [README](../README.md).\n\n", machine());
-    let mut line = |cells: &[String; 7]| {
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
-    };
-    line(&HEADINGS.map(String::from));
-    line(&["---", "---:", "---:", "---:", "---", "---", "---"].map(String::from));
-    for row in rows {
-        line(&row.cells());
-    }
+    let mut text = table(rows).page("Measured speed", how);
     if picture {
         text.push_str("\n![Throughput and latency against requests in flight](throughput.svg)\n");
     }
     text
-}
-
-/// The machine in general terms: nothing that tells whose it is.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let family = model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| family(name));
-    format!("{cores} cores, {family}, {}", std::env::consts::OS)
-}
-
-/// "Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz" → "Intel Xeon Platinum".
-fn family(name: &str) -> String {
-    let plain = name.replace("(R)", "").replace("(TM)", "");
-    let words =
-        plain.split_whitespace().take_while(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '@'));
-    let words: Vec<&str> = words.filter(|word| *word != "CPU" && *word != "Processor").collect();
-    words.join(" ")
-}
-
-pub fn write(path: &Path, text: &str) {
-    let folder = path.parent().expect("a file is in a folder");
-    std::fs::create_dir_all(folder).expect("target/ can be written to");
-    std::fs::write(path, text).expect("target/ can be written to");
 }

@@ -137,6 +137,7 @@ pub fn load_apart(
     order: &Order<'_>,
 ) -> Result<(Arc<Model>, Underway)> {
     let full_name = config.full_name();
+    let _coming = core.models.come(&full_name);
     prepare(core, config, bytes, order).map_err(|error| {
         let error = error.within(format!("model {full_name:?}"));
         if error.status != Status::Cancelled {

@@ -29,7 +29,24 @@ pub struct Models {
     followers: Mutex<HashMap<String, ModelId>>,
     /// `name:version` of models that are being loaded.
     loading: Mutex<HashMap<String, Arc<Loading>>>,
+    /// The same, and versions of the repository's, for health.
+    coming: Mutex<Vec<String>>,
     first_generation: u32,
+}
+
+/// See `Models::come`.
+pub struct Coming<'a> {
+    models: &'a Models,
+    full_name: &'a str,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = lock(&self.models.coming);
+        if let Some(at) = coming.iter().position(|name| name == self.full_name) {
+            coming.remove(at);
+        }
+    }
 }
 
 const CHUNK: usize = 64;
@@ -97,6 +114,7 @@ impl Models {
             closed: AtomicBool::new(false),
             followers: Mutex::default(),
             loading: Mutex::default(),
+            coming: Mutex::default(),
             first_generation: random_generation(),
         }
     }
@@ -163,6 +181,17 @@ impl Models {
         let mut all = Vec::new();
         self.each_slot(|id, pin| all.push((id, pin.to_arc())));
         all
+    }
+
+    /// `name:version` of models that are being loaded for the first time, in the order in which that began.
+    pub fn coming(&self) -> Vec<String> {
+        lock(&self.coming).clone()
+    }
+
+    /// Says that a model is being loaded, for as long as the guard lives.
+    pub fn come<'a>(&'a self, full_name: &'a str) -> Coming<'a> {
+        lock(&self.coming).push(full_name.to_owned());
+        Coming { models: self, full_name }
     }
 
     /// Looks at every loaded model. Takes no lock, so that it can be called while a model is pinned.

@@ -98,6 +98,7 @@ impl Engine {
             "accepting": health.accepting,
             "version": crate::VERSION,
             "models": models,
+            "loading": core.models.coming(),
             "queue_depth": health.queue_depth,
             "in_flight": health.in_flight,
             "memory": core.memory_report(),

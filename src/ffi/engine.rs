@@ -15,8 +15,9 @@ use crate::engine::Engine;
 ///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1), "memory_pattern" (true),
 ///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
-///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000: without work, until
-///                     they are given back), "tune_heap" (null: if there is a budget; see the README)}, "loading": {"concurrency" (2)},
+///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
+///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.

@@ -215,10 +215,10 @@ pub unsafe extern "C" fn blaze_model_unload(
 
 /// Reads the engine's repository again, a directory of name/version/model.onnx, with name/model.json and
 /// name/version/model.json as far as they are there: they have the keys of blaze_model_load without "name", "version" and
-/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions, switches names to the newest ones that work, and unloads what
-/// is gone. Versions that could not be loaded before are tried again; a broken one leaves the old one serving. Requests
-/// go on meanwhile, and none fails because of the switch. The engine does the same every "repository.poll_ms", if that
-/// is set.
+/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions,
+/// switches names to the newest ones that work, and unloads what is gone. Versions that could not be loaded before are
+/// tried again; a broken one leaves the old one serving. Requests go on meanwhile, and none fails because of the switch.
+/// The engine does the same every "repository.poll_ms", if that is set.
 ///
 /// @param engine     The engine.
 /// @param queue      Where the terminal event goes when all is done; NULL: wait for that here. Its text is the report

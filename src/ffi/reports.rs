@@ -134,6 +134,7 @@ pub unsafe extern "C" fn blaze_health(
 /// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
 ///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
 ///   "reloads", "evicted_because" and "reload_error" (text or null);
+/// - "loading": the names, with their versions, of models that are being loaded for the first time;
 /// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
 /// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
 ///   that are "broken", with the reason.

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 mod environment;
+mod file;
 mod heap;
 mod library;
 mod ready_fd;
 
 pub use environment::set_default;
+pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
 pub use library::{file_of, loaded_symbol};
 pub use ready_fd::ReadyFd;

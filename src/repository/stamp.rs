@@ -1,13 +1,12 @@
 //! Whether the files of a version are still the same, without reading them.
 
+use crate::platform::file_identity;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Changes when any file of a version does: the names, sizes, modification times, inodes and permissions of what
@@ -44,7 +43,8 @@ impl fmt::Debug for Stamp {
 
 struct Seen {
     hash: Sha256,
-    /// Directories, by device and inode, that were entered: links may lead back into them.
+    /// Directories, by device and inode, that were entered: links may lead back into them. Where the system tells
+    /// neither, `MAX_DEPTH` ends that.
     inside: BTreeSet<(u64, u64)>,
     /// How many directories are entered and not left yet.
     depth: u32,
@@ -54,14 +54,14 @@ impl Seen {
     /// Adds a file, or a directory and what is in it. What cannot be read counts as the error that it gives.
     fn add(&mut self, name: &OsStr, path: &Path) {
         self.number(name.len() as u64);
-        self.hash.update(name.as_bytes());
+        self.hash.update(name.as_encoded_bytes());
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => self.directory(path, &metadata),
             Ok(metadata) => {
                 self.identity(b'f', &metadata);
-                self.number(metadata.len());
-                self.number(metadata.mtime().cast_unsigned());
-                self.number(metadata.mtime_nsec().cast_unsigned());
+                let identity = file_identity(&metadata);
+                self.number(identity.bytes);
+                self.hash.update(identity.written_ns.to_le_bytes());
             }
             Err(error) => self.error(&error),
         }
@@ -69,7 +69,8 @@ impl Seen {
 
     fn directory(&mut self, path: &Path, metadata: &Metadata) {
         self.identity(b'd', metadata);
-        if self.depth == MAX_DEPTH || !self.inside.insert((metadata.dev(), metadata.ino())) {
+        let place = file_identity(metadata).place;
+        if self.depth == MAX_DEPTH || place.is_some_and(|place| !self.inside.insert(place)) {
             return;
         }
         let names: io::Result<Vec<_>> =
@@ -90,9 +91,11 @@ impl Seen {
 
     fn identity(&mut self, kind: u8, metadata: &Metadata) {
         self.hash.update([kind]);
-        self.number(metadata.dev());
-        self.number(metadata.ino());
-        self.number(u64::from(metadata.mode()));
+        let identity = file_identity(metadata);
+        let (device, inode) = identity.place.unwrap_or_default();
+        self.number(device);
+        self.number(inode);
+        self.number(u64::from(identity.mode));
     }
 
     fn error(&mut self, error: &io::Error) {

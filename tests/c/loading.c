@@ -7,6 +7,7 @@
 #define TELLING "{\"name\": \"small\", " SMALL_FILE ", \"progress\": true}"
 #define MOCK(name, mock) "{\"name\": \"" name "\", \"backend\": \"mock\", \"mock\": {" mock "}}"
 #define LATENCY_NS (300 * MILLISECOND)
+#define ENDLESS "\"load_latency_us\": 600000000"
 #define SLOW "\"load_latency_us\": 300000"
 
 static struct rig new_rig(const char *config) {
@@ -116,16 +117,26 @@ static void progress_needs_no_room_and_what_was_not_looked_at_is_left_out(void) 
     rig_down(&rig);
 }
 
+/* Until health says that so many models are being loaded. */
+static void wait_for_loads(struct rig *rig, long long count) {
+    for (int look = 0; look < 5000 && json_count(health_text(rig->engine), "loading") != count; look++) sleep_ns(MILLISECOND);
+    CHECK_INT(json_count(health_text(rig->engine), "loading"), count);
+}
+
 static void a_load_is_given_up_in_whichever_stage_it_is(void) {
     struct rig rig = new_rig("{\"loading\": {\"concurrency\": 1}}");
-    blaze_ticket first = start(&rig, MOCK("a", SLOW)), waiting = start(&rig, MOCK("b", SLOW));
-    sleep_ns(10 * MILLISECOND);
+    blaze_ticket first = start(&rig, MOCK("a", ENDLESS));
+    wait_for_loads(&rig, 1);
+    blaze_ticket waiting = start(&rig, MOCK("b", ENDLESS));
+    wait_for_loads(&rig, 2);
+    CHECK_JSON(health_text(rig.engine), "loading[0]", "a:1");
+    CHECK_JSON(health_text(rig.engine), "loading[1]", "b:1");
     uint64_t started = blaze_now_ns();
     CHECK_STATUS(blaze_cancel(rig.engine, waiting), OK); /* waits for its turn */
     EXPECT_EVENT(rig.queue, waiting, CANCELLED);
     CHECK_STATUS(blaze_cancel(rig.engine, first), OK); /* reads */
     EXPECT_EVENT(rig.queue, first, CANCELLED);
-    CHECK(blaze_now_ns() - started < LATENCY_NS);
+    CHECK(blaze_now_ns() - started < 10 * SECOND);
     CHECK_STATUS(blaze_cancel(rig.engine, first), NOT_FOUND);
     EXPECT_EVENT(rig.queue, start(&rig, MOCK("c", "")), OK);
     blaze_model model = 0;

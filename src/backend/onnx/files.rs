@@ -2,10 +2,10 @@
 
 use crate::backend::Source;
 use crate::error::{Error, Result, Status};
+use crate::platform::file_identity;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// A model whose weights are in other files is small itself; larger ones are not read twice.
 const MOST_TO_SEARCH: u64 = 16 << 20;
@@ -51,13 +51,9 @@ pub fn look(source: &Source<'_>) -> Result<Files> {
 }
 
 fn add_stamp(stamp: &mut String, path: &Path, metadata: &fs::Metadata) {
-    let changed = metadata.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    let nanos = changed.map_or(0, |changed| changed.as_nanos());
-    stamp.push_str(&format!("{}|{}|{nanos}|{inode};", path.display(), metadata.len()));
+    let identity = file_identity(metadata);
+    let (_, inode) = identity.place.unwrap_or_default();
+    stamp.push_str(&format!("{}|{}|{}|{inode};", path.display(), identity.bytes, identity.written_ns));
 }
 
 /// The names of files with external weights: in ONNX's encoding the value of a key "location" in a list of strings.
