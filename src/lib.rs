@@ -5,7 +5,7 @@
 //! queue → poll → release.
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
-//! `ffi` → `engine` → `scheduler` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack` →
+//! `ffi` → `engine` → `scheduler`, `router` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack` →
 //! `log`, `panics`, `platform`, `sync` → `error`, `clock`.
 
 pub mod backend;
@@ -20,6 +20,7 @@ pub mod metrics;
 mod panics;
 mod platform;
 pub mod repository;
+pub mod router;
 pub mod scheduler;
 mod stack;
 mod sync;

@@ -2,6 +2,7 @@
 
 mod engine;
 mod model;
+mod route;
 
 pub use engine::{
     EngineConfig, LoadingConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
@@ -9,6 +10,11 @@ pub use engine::{
 pub use model::{
     AxisConfig, BatchingConfig, ExampleConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim,
     MockTensor, ModelConfig, WarmupConfig,
+};
+
+pub use route::{
+    BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
+    RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,
 };
 
 use crate::error::{Error, Result, Status};

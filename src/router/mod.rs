@@ -1,0 +1,16 @@
+//! The router's parts: how a target is picked, when it is left alone, who may ask how much. Nothing here knows models or
+//! requests: everything works on counters and on the time that it is told.
+
+mod adaptive;
+mod breaker;
+mod ewma;
+mod random;
+mod target;
+mod window;
+
+pub use adaptive::Arm;
+pub use breaker::{Breaker, Change, State};
+pub use ewma::PeakEwma;
+pub use random::{mix, unit};
+pub use target::{Bars, Peers, Tally, Target};
+pub use window::{Calls, Window};
