@@ -36,7 +36,7 @@ const UNSAFE: [&str; 26] = [
     "engine/event.rs",
     "engine/execute.rs",
     "engine/job.rs",
-    "engine/models.rs",
+    "engine/slots.rs",
     "engine/residence.rs",
     "engine/warm_up.rs",
     "engine/outcome.rs",

@@ -19,6 +19,7 @@ mod queue;
 mod reports;
 mod residence;
 mod room;
+mod slots;
 mod submit;
 mod table;
 mod unload;

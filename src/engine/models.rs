@@ -1,38 +1,29 @@
-//! The table of models: handles, names, and models that are being loaded.
-#![allow(unsafe_code)]
+//! The models of an engine: handles, names, and models that are being loaded.
 
+use super::ModelId;
 use super::model::Model;
-use super::{ModelId, handle, next_generation, random_generation, unpack};
+use super::slots::{Pinned, Slots};
 use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
-use crate::sync::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, lock, spin_loop, wait_until,
-};
+use crate::sync::{AtomicU32, Condvar, Mutex, Ordering, lock, wait_until};
 use std::collections::HashMap;
-use std::ops::Deref;
-use std::ptr;
-use std::sync::atomic::AtomicPtr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The models of an engine. Looking one up takes no lock.
 pub struct Models {
-    chunks: [OnceLock<Box<[ModelSlot]>>; CHUNKS],
-    /// Slots in use or used before.
-    count: AtomicUsize,
-    /// Held by whoever changes which models there are.
-    changing: Mutex<()>,
-    /// No more requests: models that come are closed at once.
-    closed: AtomicBool,
+    slots: Slots<Model>,
     /// Names that follow: each is a slot whose model is swapped.
     followers: Mutex<HashMap<String, ModelId>>,
     /// `name:version` of models that are being loaded.
     loading: Mutex<HashMap<String, Arc<Loading>>>,
     /// The same, and versions of the repository's, for health.
     coming: Mutex<Vec<String>>,
-    first_generation: u32,
 }
+
+/// A model that stays while this lives.
+pub type ModelPin<'a> = Pinned<'a, Model>;
 
 /// See `Models::come`.
 pub struct Coming<'a> {
@@ -49,108 +40,20 @@ impl Drop for Coming<'_> {
     }
 }
 
-const CHUNK: usize = 64;
-const CHUNKS: usize = 256;
-
-struct ModelSlot {
-    /// Generation, whether it is closed to requests, and how many threads look at the model just now.
-    state: AtomicU64,
-    model: AtomicPtr<Model>,
-    /// It is a name that follows versions, rather than a model.
-    follows: AtomicBool,
-}
-
-const CLOSED: u64 = 1 << 31;
-const USERS: u64 = CLOSED - 1;
-
-/// A model that stays while this lives.
-pub struct ModelPin<'a> {
-    slot: &'a ModelSlot,
-    model: &'a Model,
-}
-
-impl Deref for ModelPin<'_> {
-    type Target = Model;
-
-    fn deref(&self) -> &Model {
-        self.model
-    }
-}
-
-impl ModelPin<'_> {
-    pub fn to_arc(&self) -> Arc<Model> {
-        let pointer = ptr::from_ref(self.model);
-        // SAFETY: the slot's pointer came from an `Arc`, whose count is at least one while the model is pinned.
-        unsafe {
-            Arc::increment_strong_count(pointer);
-            Arc::from_raw(pointer)
-        }
-    }
-}
-
-impl Drop for ModelPin<'_> {
-    fn drop(&mut self) {
-        self.slot.state.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl ModelSlot {
-    fn wait_unused(&self) {
-        let mut looks = 0u32;
-        while self.state.load(Ordering::SeqCst) & USERS != 0 {
-            // They are about to leave: nobody waits for anything while they look.
-            looks += 1;
-            if looks < 100 { spin_loop() } else { std::thread::yield_now() }
-        }
-    }
-}
-
 impl Models {
     pub fn new() -> Self {
         Models {
-            chunks: [const { OnceLock::new() }; CHUNKS],
-            count: AtomicUsize::new(0),
-            changing: Mutex::new(()),
-            closed: AtomicBool::new(false),
+            slots: Slots::new("model", 0),
             followers: Mutex::default(),
             loading: Mutex::default(),
             coming: Mutex::default(),
-            first_generation: random_generation(),
         }
-    }
-
-    fn slot(&self, index: usize) -> Option<&ModelSlot> {
-        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
     }
 
     /// The model with this handle, held in place. With `for_request`, only if it takes requests.
     #[inline]
     pub fn pin(&self, id: ModelId, for_request: bool) -> Result<ModelPin<'_>> {
-        let (index, generation) = unpack(id);
-        let slot = self.slot(index as usize).ok_or_else(|| not_found(id))?;
-        let mut state = slot.state.load(Ordering::SeqCst);
-        loop {
-            if (state >> 32) as u32 != generation {
-                return Err(not_found(id));
-            }
-            if for_request && state & CLOSED != 0 {
-                return Err(Error::shut_down());
-            }
-            match slot.state.compare_exchange_weak(state, state + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        // Not before others can see that somebody looks: `follow` swaps it first, and then waits for those.
-        let model = slot.model.load(Ordering::SeqCst);
-        // SAFETY: whoever takes the model out waits until nobody looks at it.
-        match unsafe { model.as_ref() } {
-            Some(model) => Ok(ModelPin { slot, model }),
-            None => {
-                slot.state.fetch_sub(1, Ordering::SeqCst);
-                Err(not_found(id))
-            }
-        }
+        self.slots.pin(id, for_request)
     }
 
     pub fn get(&self, id: ModelId) -> Result<Arc<Model>> {
@@ -178,9 +81,7 @@ impl Models {
 
     /// Every loaded model.
     pub fn all(&self) -> Vec<(ModelId, Arc<Model>)> {
-        let mut all = Vec::new();
-        self.each_slot(|id, pin| all.push((id, pin.to_arc())));
-        all
+        self.slots.all()
     }
 
     /// `name:version` of models that are being loaded for the first time, in the order in which that began.
@@ -196,92 +97,29 @@ impl Models {
 
     /// Looks at every loaded model. Takes no lock, so that it can be called while a model is pinned.
     pub fn each(&self, mut look: impl FnMut(&ModelPin<'_>)) {
-        self.each_slot(|_, pin| look(pin));
-    }
-
-    fn each_slot(&self, mut look: impl FnMut(ModelId, &ModelPin<'_>)) {
-        for index in 0..self.count.load(Ordering::SeqCst) {
-            let Some(slot) = self.slot(index) else { return };
-            if slot.follows.load(Ordering::SeqCst) {
-                continue;
-            }
-            let id = handle(index as u32, (slot.state.load(Ordering::SeqCst) >> 32) as u32);
-            if let Ok(pin) = self.pin(id, false) {
-                look(id, &pin);
-            }
-        }
+        self.slots.each(|_, pin| look(pin));
     }
 
     /// Takes a model out of the table: its handle is stale from now on, and nobody submits to it any more.
     pub fn remove(&self, id: ModelId) -> Result<Arc<Model>> {
-        let (index, generation) = unpack(id);
-        let changing = lock(&self.changing);
-        let slot = self.slot(index as usize).ok_or_else(|| not_found(id))?;
-        let current = |state: u64| (state >> 32) as u32 == generation;
-        if !current(slot.state.load(Ordering::SeqCst)) || slot.model.load(Ordering::Acquire).is_null() {
-            return Err(not_found(id));
-        }
-        let next = u64::from(next_generation(generation)) << 32;
-        let _ = slot
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| Some(next | state & (USERS | CLOSED)));
-        slot.wait_unused();
-        let model = slot.model.swap(ptr::null_mut(), Ordering::AcqRel);
-        slot.follows.store(false, Ordering::SeqCst);
-        drop(changing);
-        // SAFETY: put in by `place` from an `Arc`, and taken out once.
-        Ok(unsafe { Arc::from_raw(model) })
+        self.slots.remove(id)
     }
 
     /// Puts a model into the table.
     pub fn insert(&self, model: Arc<Model>) -> Result<ModelId> {
-        let _changing = lock(&self.changing);
-        self.place(&model, false)
-    }
-
-    /// A free slot for the model.
-    fn place(&self, model: &Arc<Model>, follows: bool) -> Result<ModelId> {
-        let count = self.count.load(Ordering::SeqCst);
-        let free = (0..count)
-            .find(|&index| self.slot(index).is_some_and(|slot| slot.model.load(Ordering::Acquire).is_null()));
-        let index = free.unwrap_or(count);
-        let chunk = self.chunks.get(index / CHUNK).ok_or_else(|| {
-            Error::new(Status::OutOfMemory, format!("{count} models are loaded, as many as there can be"))
-        })?;
-        let empty = |_| ModelSlot {
-            state: AtomicU64::new(u64::from(self.first_generation) << 32),
-            model: AtomicPtr::new(ptr::null_mut()),
-            follows: AtomicBool::new(false),
-        };
-        let slot = &chunk.get_or_init(|| (0..CHUNK).map(empty).collect())[index % CHUNK];
-        let id = handle(index as u32, (slot.state.load(Ordering::SeqCst) >> 32) as u32);
-        if !follows {
-            model.queue.lines.set_model_id(id);
-        }
-        if self.closed.load(Ordering::SeqCst) {
-            slot.state.fetch_or(CLOSED, Ordering::SeqCst);
-        }
-        slot.follows.store(follows, Ordering::SeqCst);
-        slot.model.store(Arc::into_raw(Arc::clone(model)).cast_mut(), Ordering::Release);
-        self.count.fetch_max(index + 1, Ordering::SeqCst);
-        Ok(id)
+        self.slots.insert(&model, false, |id| model.queue.lines.set_model_id(id))
     }
 
     /// Makes `name` mean this model from now on: all at once, for whoever has its handle. Nobody submits to the one
     /// that it meant before through it any more when this returns.
     pub fn follow(&self, name: &str, model: &Arc<Model>) -> Result<ModelId> {
-        let _changing = lock(&self.changing);
         let mut followers = lock(&self.followers);
         if let Some(&id) = followers.get(name) {
-            let slot = self.slot(unpack(id).0 as usize).ok_or_else(|| not_found(id))?;
-            let old = slot.model.swap(Arc::into_raw(Arc::clone(model)).cast_mut(), Ordering::SeqCst);
             drop(followers);
-            slot.wait_unused();
-            // SAFETY: put in by `place` or here from an `Arc`, and taken out once; nobody looks at it any more.
-            drop(unsafe { Arc::from_raw(old) });
+            self.slots.swap(id, model)?;
             return Ok(id);
         }
-        let id = self.place(model, true)?;
+        let id = self.slots.insert(model, true, |_| ())?;
         followers.insert(name.to_owned(), id);
         Ok(id)
     }
@@ -301,15 +139,7 @@ impl Models {
 
     /// Refuses requests to all models from now on. When this returns, those that were accepted are written.
     pub fn close(&self) {
-        let _changing = lock(&self.changing);
-        self.closed.store(true, Ordering::SeqCst);
-        let count = self.count.load(Ordering::SeqCst);
-        for slot in (0..count).filter_map(|index| self.slot(index)) {
-            slot.state.fetch_or(CLOSED, Ordering::SeqCst);
-        }
-        for slot in (0..count).filter_map(|index| self.slot(index)) {
-            slot.wait_unused();
-        }
+        self.slots.close();
     }
 
     /// Claims a name for a load. If the same model is loaded, that is it; if it is being loaded, waits for it.
@@ -378,20 +208,6 @@ impl Models {
         let others = self.pin(id, false).ok()?.wanted.fetch_sub(1, Ordering::Relaxed) - 1;
         if others == 0 { self.remove(id).ok() } else { None }
     }
-}
-
-impl Drop for Models {
-    fn drop(&mut self) {
-        let followers = std::mem::take(&mut *lock(&self.followers));
-        for id in followers.into_values().chain(self.all().into_iter().map(|(id, _)| id)) {
-            let _ = self.remove(id);
-        }
-    }
-}
-
-#[cold]
-fn not_found(id: ModelId) -> Error {
-    Error::new(Status::NotFound, format!("there is no model {id:#x}; was it unloaded?"))
 }
 
 /// A load that is under way, for others who want the same.
