@@ -3,14 +3,20 @@
 
 mod adaptive;
 mod breaker;
+mod bucket;
 mod ewma;
+mod limits;
 mod random;
 mod target;
+mod tenants;
 mod window;
 
 pub use adaptive::Arm;
 pub use breaker::{Breaker, Change, State};
+pub use bucket::Bucket;
 pub use ewma::PeakEwma;
+pub use limits::{Limits, Refusal, RefusalKind, Refused};
 pub use random::{mix, unit};
 pub use target::{Bars, Peers, Tally, Target};
+pub use tenants::{ClassTotals, Tenant, TenantRef, Tenants};
 pub use window::{Calls, Window};
