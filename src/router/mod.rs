@@ -4,13 +4,19 @@
 mod adaptive;
 mod breaker;
 mod ewma;
+mod hashing;
 mod random;
+#[cfg(test)]
+mod simulation;
+mod strategy;
 mod target;
+mod weighted;
 mod window;
 
-pub use adaptive::Arm;
+pub use adaptive::{Arm, Lesson};
 pub use breaker::{Breaker, Change, State};
 pub use ewma::PeakEwma;
 pub use random::{mix, unit};
+pub use strategy::{BUILT_IN, Choice, Strategy, make};
 pub use target::{Bars, Peers, Tally, Target};
 pub use window::{Calls, Window};
