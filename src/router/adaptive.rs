@@ -44,6 +44,8 @@ pub struct Arm {
     /// The mark: which of all calls it is (low half), and how many there were with it, itself among them; 0: none.
     mark: AtomicU64,
     mark_ns: AtomicU64,
+    /// When the run that is under way began, as far as can be told: when calls last ended, or when the first came after a pause.
+    run_ns: AtomicU64,
 }
 
 /// Sums over calls, of which old ones count less.
@@ -124,6 +126,7 @@ impl Arm {
         let failing = fit.failures(calls, lesson.failed as f32, now_ns, memory_ns);
         self.failing.store(failing.to_bits().into(), Ordering::Relaxed);
         self.heard_ns.store(now_ns.max(1), Ordering::Relaxed);
+        self.run_ns.store(now_ns, Ordering::Relaxed);
         let mark = self.mark.load(Ordering::Relaxed);
         let sample = match mark {
             // Not picked here: better than nothing.
@@ -163,11 +166,17 @@ impl Arm {
 
     /// Follows the call that begins now, unless another one is followed.
     fn follow(&self, target: &Target, now_ns: u64) {
+        let in_flight = target.in_flight();
+        if in_flight == 0 {
+            self.run_ns.store(now_ns, Ordering::Relaxed);
+        }
         if self.mark.load(Ordering::Relaxed) != 0 {
             return;
         }
-        self.mark_ns.store(now_ns, Ordering::Relaxed);
-        let mark = halves(target.in_flight() + 1, (target.requests() as u32).wrapping_add(1));
+        let run = (now_ns - self.run_ns.load(Ordering::Relaxed).min(now_ns)) as f32;
+        let run = run * knob(10);
+        self.mark_ns.store(now_ns - run as u64, Ordering::Relaxed);
+        let mark = halves(in_flight + 1, (target.requests() as u32).wrapping_add(1));
         // Who comes second has its call followed another time.
         let _ = self.mark.compare_exchange(0, mark, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -219,7 +228,11 @@ impl Adaptive {
             // One call finds out, further ones are for what others would take.
             return if calls == 1.0 { 0.0 } else { usual * calls };
         };
-        let cost = (fixed + slope * (calls + knob(8) * (calls - 1.0))) * target.arm.stalled(now_ns);
+        let line = fixed + slope * (calls + knob(8) * (calls - 1.0));
+        let run = now_ns.saturating_sub(target.arm.run_ns.load(Ordering::Relaxed)) as f32;
+        let run = if calls > 1.0 { run * knob(10) } else { 0.0 };
+        let line = (line - run).max(line * knob(11));
+        let cost = line * target.arm.stalled(now_ns);
         let cost = cost + target.arm.failing() * FAILURE_FACTOR * usual;
         if calls > 1.0 {
             return cost;

@@ -419,7 +419,7 @@ fn compare(scenario: &Scenario, seeds: u64) -> f64 {
 fn tune() {
     use std::sync::atomic::Ordering;
     //              prior  priorslope  minslope level memory failmem failprior stall marginal explorefac
-    let mut knobs = [0.5f32, 0.6, 0.05, 0.1, 64.0, 200.0, 10.0, 2.0, 0.0, 1.0];
+    let mut knobs = [0.5f32, 0.6, 0.05, 0.1, 64.0, 200.0, 10.0, 2.0, 0.0, 1.0, 1.0, 0.3];
     if let Ok(set) = std::env::var("SET") {
         for part in set.split_whitespace() {
             let (index, value) = part.split_once('=').unwrap();
@@ -429,7 +429,7 @@ fn tune() {
     for (at, value) in knobs.iter().enumerate() {
         super::adaptive::KNOBS[at].store(value.to_bits(), Ordering::Relaxed);
     }
-    let seeds = 5;
+    let seeds = 8;
     let sets = if std::env::var("HELD").is_ok() { held_out() } else { tuning() };
     let mut costs = Vec::new();
     for scenario in &sets {
