@@ -37,6 +37,7 @@ pub struct Arm {
     fit: Mutex<Fit>,
     /// Nanoseconds at no call and for each call, as two `f32`; 0: nothing is known.
     line: AtomicU64,
+    alone: AtomicU64,
     /// The share of calls that fail, as `f32`.
     failing: AtomicU64,
     /// When calls last ended; 0: none have.
@@ -62,6 +63,8 @@ struct Fit {
     failed: f32,
     marked_ns: u64,
     failed_ns: u64,
+    alone: f32,
+    alone_ns: f32,
 }
 
 fn halves(high: u32, low: u32) -> u64 {
@@ -70,6 +73,9 @@ fn halves(high: u32, low: u32) -> u64 {
 
 impl Fit {
     fn line(&self) -> (f32, f32) {
+        if self.weight == 0.0 {
+            return (0.0, self.alone_ns / self.alone);
+        }
         let (mean_calls, mean_ns) = (self.calls / self.weight, self.ns / self.weight);
         // The steepest line that makes sense has nothing at no call.
         let steepest = mean_ns / mean_calls.max(1.0);
@@ -81,10 +87,16 @@ impl Fit {
         (mean_ns - slope * mean_calls, slope)
     }
 
-    fn add(&mut self, calls: f32, ns: f32, now_ns: u64, memory_ns: u64) -> (f32, f32) {
-        if self.weight > 0.0 {
+    fn alone(&self) -> f32 {
+        let (fixed, slope) = self.line();
+        if self.alone > 0.0 { self.alone_ns / self.alone } else { fixed + slope }
+    }
+
+    fn add(&mut self, calls: f32, ns: f32, now_ns: u64, memory_ns: u64) -> (f32, f32, f32) {
+        if self.weight > 0.0 || self.alone > 0.0 {
             let (fixed, slope) = self.line();
-            let off = ns / (fixed + slope * calls).max(1.0);
+            let line = if calls > 1.0 { fixed + slope * calls } else { self.alone() };
+            let off = ns / line.max(1.0);
             self.level += (off.clamp(0.02, 50.0) - self.level) * knob(3);
         } else {
             self.level = 1.0;
@@ -93,16 +105,21 @@ impl Fit {
         self.marked_ns = now_ns;
         let memory = memory_ns.max(1) as f32;
         let keep = (memory / (memory + age as f32)).min(1.0 - 1.0 / knob(4));
-        for sum in [&mut self.weight, &mut self.calls, &mut self.ns, &mut self.calls_calls, &mut self.calls_ns] {
-            *sum *= keep;
+        if calls > 1.0 {
+            for sum in [&mut self.weight, &mut self.calls, &mut self.ns, &mut self.calls_calls, &mut self.calls_ns] {
+                *sum *= keep;
+            }
+            self.weight += 1.0;
+            self.calls += calls;
+            self.ns += ns;
+            self.calls_calls += calls * calls;
+            self.calls_ns += calls * ns;
+        } else {
+            self.alone = self.alone * keep + 1.0;
+            self.alone_ns = self.alone_ns * keep + ns;
         }
-        self.weight += 1.0;
-        self.calls += calls;
-        self.ns += ns;
-        self.calls_calls += calls * calls;
-        self.calls_ns += calls * ns;
         let (fixed, slope) = self.line();
-        (fixed * self.level, slope * self.level)
+        (fixed * self.level, slope * self.level, self.alone() * self.level)
     }
 
     fn failures(&mut self, calls: f32, failed: f32, now_ns: u64, memory_ns: u64) -> f32 {
@@ -143,7 +160,8 @@ impl Arm {
         };
         if let Some((calls, ns)) = sample {
             let ns = if ns.is_finite() { ns.max(1.0) } else { 1.0 };
-            let (fixed, slope) = fit.add(calls, ns, now_ns, memory_ns);
+            let (fixed, slope, alone) = fit.add(calls, ns, now_ns, memory_ns);
+            self.alone.store(alone.to_bits().into(), Ordering::Relaxed);
             self.line.store(halves(fixed.to_bits(), slope.to_bits()), Ordering::Relaxed);
             self.mark.store(0, Ordering::Relaxed);
         }
@@ -156,6 +174,9 @@ impl Arm {
 
     /// What a call is expected to take that has so many with it, itself among them, in nanoseconds; 0: nothing is known.
     pub fn cost_ns(&self, in_flight: u32) -> f32 {
+        if in_flight <= 1 {
+            return f32::from_bits(self.alone.load(Ordering::Relaxed) as u32);
+        }
         self.line().map_or(0.0, |(fixed, slope)| fixed + slope * in_flight as f32)
     }
 
@@ -228,7 +249,7 @@ impl Adaptive {
             // One call finds out, further ones are for what others would take.
             return if calls == 1.0 { 0.0 } else { usual * calls };
         };
-        let line = fixed + slope * (calls + knob(8) * (calls - 1.0));
+        let line = if calls > 1.0 { fixed + slope * (calls + knob(8) * (calls - 1.0)) } else { target.arm.cost_ns(1) };
         let run = now_ns.saturating_sub(target.arm.run_ns.load(Ordering::Relaxed)) as f32;
         let run = if calls > 1.0 { run * knob(10) } else { 0.0 };
         let line = (line - run).max(line * knob(11));
