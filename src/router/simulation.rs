@@ -417,23 +417,11 @@ fn compare(scenario: &Scenario, seeds: u64) -> f64 {
 
 #[test]
 fn tune() {
-    use std::sync::atomic::Ordering;
-    //              prior  priorslope  minslope level memory failmem failprior stall marginal explorefac
-    let mut knobs = [0.5f32, 0.6, 0.05, 0.1, 64.0, 200.0, 10.0, 2.0, 0.0, 1.0, 1.0, 0.3];
-    if let Ok(set) = std::env::var("SET") {
-        for part in set.split_whitespace() {
-            let (index, value) = part.split_once('=').unwrap();
-            knobs[index.parse::<usize>().unwrap()] = value.parse().unwrap();
-        }
-    }
-    for (at, value) in knobs.iter().enumerate() {
-        super::adaptive::KNOBS[at].store(value.to_bits(), Ordering::Relaxed);
-    }
     let seeds = 8;
     let sets = if std::env::var("HELD").is_ok() { held_out() } else { tuning() };
     let mut costs = Vec::new();
     for scenario in &sets {
         costs.push(if std::env::var("FULL").is_ok() { compare(scenario, seeds) } else { mean(scenario, "adaptive", seeds) / scenario.usual_ns() });
     }
-    println!("RESULT {:?} log {:.4} {:?}", knobs, costs.iter().map(|c| c.ln()).sum::<f64>() / costs.len() as f64, costs.iter().map(|c| (c * 1000.0).round() / 1000.0).collect::<Vec<_>>());
+    println!("RESULT log {:.4} {:?}", costs.iter().map(|c| c.ln()).sum::<f64>() / costs.len() as f64, costs.iter().map(|c| (c * 1000.0).round() / 1000.0).collect::<Vec<_>>());
 }

@@ -41,9 +41,9 @@ impl Choice<'_> {
     }
 
     /// The one with the smallest value; of equal ones any, as `salt` has it.
-    pub(super) fn smallest(&self, salt: u64, value: impl Fn(usize) -> f32) -> usize {
+    pub(super) fn smallest<V: PartialOrd>(&self, salt: u64, value: impl Fn(usize) -> V) -> usize {
         let lot = |index: usize| mix(salt ^ (index as u64) << 58);
-        let better = |best: (usize, f32), index: usize| {
+        let better = |best: (usize, V), index: usize| {
             let value = value(index);
             let wins = value < best.1 || (value == best.1 && lot(index) < lot(best.0));
             if wins { (index, value) } else { best }
@@ -158,13 +158,7 @@ struct LeastLoaded(Turn);
 
 impl Strategy for LeastLoaded {
     fn pick(&self, choice: &Choice<'_>) -> usize {
-        let loads = choice.candidates().map(|index| (choice.load)(index));
-        let least = loads.fold(f32::INFINITY, f32::min);
-        // Whole loads first, so the others count as infinitely busy.
-        choice.smallest(self.0.next(), |index| match (choice.load)(index) <= least {
-            true => choice.busyness(index),
-            false => f32::INFINITY,
-        })
+        choice.smallest(self.0.next(), |index| ((choice.load)(index), choice.busyness(index)))
     }
 }
 
@@ -185,7 +179,7 @@ struct LeastResponseTime {
 }
 
 /// So many times longer a call counts that fails.
-const FAILURE_FACTOR: f32 = 10.0;
+pub(super) const FAILURE_FACTOR: f32 = 10.0;
 
 impl LeastResponseTime {
     /// What a call to a target takes, and what its failures make of that; 0: nothing is known.

@@ -195,6 +195,7 @@ impl Target {
         let in_flight = self.in_flight();
         self.arm.learn(&Lesson {
             latency_ns: mean_ns,
+            longest_ns: tally.longest_ns,
             calls: tally.calls,
             failed: tally.failed,
             in_flight: in_flight.saturating_add(tally.calls),
