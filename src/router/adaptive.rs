@@ -274,7 +274,8 @@ impl Adaptive {
 
     /// What a call takes that finds no others, on average over targets, of which those that fail count less.
     fn usual(choice: &Choice<'_>) -> f32 {
-        let arms = choice.candidates().filter_map(|index| choice.targets.get(index)).map(|target| &target.arm);
+        let arms =
+            choice.candidates().filter_map(|index| choice.targets.get(index)).map(|target| &target.arm);
         let known = arms.filter(|arm| arm.line().is_some());
         let (sum, weight) = known.fold((0.0, 0.0), |(sum, weight), arm| {
             let good = (1.0 - arm.failing()).max(0.01);
@@ -292,9 +293,7 @@ impl Adaptive {
             None if calls == 1.0 => 0.0,
             None => usual * calls,
             // Who was bad is tried again some time, but with one call.
-            Some(_) if calls == 1.0 => {
-                (arm.cost_ns(1) + failures) * left(arm.age_ns(now_ns), self.memory_ns)
-            }
+            Some(_) if calls == 1.0 => (arm.cost_ns(1) + failures) * left(arm.age_ns(now_ns), self.memory_ns),
             Some((fixed, slope)) => {
                 let whole = fixed + slope * (calls + FOR_OTHERS * (calls - 1.0));
                 let run = now_ns.saturating_sub(arm.run_ns.load(Ordering::Relaxed)) as f32;
@@ -305,7 +304,8 @@ impl Adaptive {
 
     /// The one of which nothing was heard for longest.
     fn silent(choice: &Choice<'_>, turn: u64) -> usize {
-        let age = |index: usize| choice.targets.get(index).map_or(0, |target| target.arm.age_ns(choice.now_ns));
+        let age =
+            |index: usize| choice.targets.get(index).map_or(0, |target| target.arm.age_ns(choice.now_ns));
         choice.smallest(turn, |index| std::cmp::Reverse(age(index)))
     }
 }

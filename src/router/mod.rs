@@ -9,6 +9,8 @@ mod random;
 #[cfg(test)]
 mod simulation;
 mod strategy;
+#[cfg(test)]
+mod strategy_tests;
 mod target;
 mod weighted;
 mod window;

@@ -186,7 +186,9 @@ impl LeastResponseTime {
     fn latency(&self, target: &Target, now_ns: u64) -> f32 {
         // One that was bad is tried again after a while, but with one call, not with all that come until that one ends.
         let (latency, failed) = match target.in_flight() {
-            0 => (target.latency.faded(now_ns, self.memory_ns), target.failures.faded(now_ns, self.memory_ns)),
+            0 => {
+                (target.latency.faded(now_ns, self.memory_ns), target.failures.faded(now_ns, self.memory_ns))
+            }
             _ => (target.latency.get(), target.failures.get()),
         };
         latency * (1.0 + FAILURE_FACTOR * failed)
