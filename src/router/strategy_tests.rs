@@ -294,7 +294,7 @@ fn what_adaptive_learns_is_finite_whatever_comes() {
     let mut in_flight = [0u32; 2];
     for turn in 0..5000u64 {
         let random = mix(turn);
-        let now_ns = START + if random % 50 == 0 { u64::MAX >> 20 } else { random % MS };
+        let now_ns = START + if random.is_multiple_of(50) { u64::MAX >> 20 } else { random % MS };
         let picked = strategy.pick(&Choice { now_ns, ..among(&targets) });
         begin(&targets[picked], (random % 9) as usize);
         in_flight[picked] += (random % 9) as u32;

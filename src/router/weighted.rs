@@ -70,7 +70,7 @@ impl WeightedRoundRobin {
         let sum: u64 = choice.candidates().map(weight).sum();
         // Multiples of the golden ratio, modulo 1: spread evenly however many there are of them.
         let point = self.spilled.next().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut left = (u128::from(point) * u128::from(sum) >> 64) as u64;
+        let mut left = ((u128::from(point) * u128::from(sum)) >> 64) as u64;
         let taken = choice.candidates().find(|&index| {
             let taken = left < weight(index);
             left = left.saturating_sub(weight(index));
