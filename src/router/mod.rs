@@ -5,18 +5,26 @@ mod adaptive;
 mod breaker;
 mod bucket;
 mod ewma;
+mod hashing;
 mod limits;
 mod random;
+#[cfg(test)]
+mod simulation;
+mod strategy;
+#[cfg(test)]
+mod strategy_tests;
 mod target;
 mod tenants;
+mod weighted;
 mod window;
 
-pub use adaptive::Arm;
+pub use adaptive::{Arm, Lesson};
 pub use breaker::{Breaker, Change, State};
 pub use bucket::Bucket;
 pub use ewma::PeakEwma;
 pub use limits::{Limits, Refusal, RefusalKind, Refused};
 pub use random::{mix, unit};
+pub use strategy::{BUILT_IN, Choice, Strategy, make};
 pub use target::{Bars, Peers, Tally, Target};
 pub use tenants::{ClassTotals, Tenant, TenantRef, Tenants};
 pub use window::{Calls, Window};

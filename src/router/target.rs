@@ -1,6 +1,6 @@
 //! A target: one way to serve a route, what is known of it, and whether it may be asked.
 
-use super::adaptive::Arm;
+use super::adaptive::{Arm, Lesson};
 use super::breaker::{Breaker, Change, State};
 use super::ewma::PeakEwma;
 use crate::config::{BreakerConfig, TargetConfig};
@@ -192,7 +192,17 @@ impl Target {
         let share = tally.failed as f32 / tally.calls.max(1) as f32;
         self.latency.add(mean_ns, now_ns, memory_ns, true);
         self.failures.add(share, now_ns, memory_ns, false);
-        self.arm.learn(mean_ns, share, self.in_flight() + tally.calls, now_ns, memory_ns);
+        let in_flight = self.in_flight();
+        self.arm.learn(&Lesson {
+            latency_ns: mean_ns,
+            longest_ns: tally.longest_ns,
+            calls: tally.calls,
+            failed: tally.failed,
+            in_flight: in_flight.saturating_add(tally.calls),
+            ended: (self.requests() as u32).wrapping_sub(in_flight),
+            now_ns,
+            memory_ns,
+        });
         if good > 0 {
             self.succeeded.add(u64::from(good));
             if tally.slow > 0 {
