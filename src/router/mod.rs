@@ -12,6 +12,8 @@ mod random;
 mod sessions;
 mod target;
 mod tenants;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use adaptive::Arm;

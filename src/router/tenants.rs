@@ -386,7 +386,7 @@ impl Table {
     #[inline]
     fn hold(&self, index: u32, id: u64, now_ns: u64) -> Option<TenantRef<'_>> {
         let tenant = self.entries[index as usize].get()?;
-        tenant.hold(id, now_ns).then_some(TenantRef { tenant, index })
+        tenant.hold(id, now_ns).then(|| TenantRef { tenant, index }) // not made in vain: it lets go in the end
     }
 
     /// Gives an entry that is nobody's to a tenant. If the table has no place for it, the entry stays as it is: without an
