@@ -49,7 +49,7 @@ impl Bucket {
             let units = (1e9 * UNITS_PER_NS as f64 / rate.max(1e-9)).ceil();
             (units as u64).clamp(1, MOST_TOLERANCE)
         });
-        let tokens = if interval == 0 { tokens } else { tokens.min(MOST_TOLERANCE / interval) };
+        let tokens = MOST_TOLERANCE.checked_div(interval).map_or(tokens, |most| tokens.min(most));
         self.tokens.store(tokens, Ordering::Relaxed);
         self.interval.store(interval, Ordering::Relaxed);
         // Last, and each time another number (all of them long past): whoever has read what was before finds that out when
@@ -94,7 +94,7 @@ impl Bucket {
         }
     }
 
-    /// Gives tokens back that were taken a moment ago.
+    /// Gives tokens back that were taken a moment ago. If the bucket has filled up meanwhile, so many more may pass than should.
     pub fn give_back(&self, count: u32) {
         let mut full_at = self.full_at.load(Ordering::Acquire);
         loop {

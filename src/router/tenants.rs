@@ -183,7 +183,7 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// A configuration that was checked; of tenants for which there is no place the first is the error.
+    /// The tenants of a configuration that was checked. Fails as `set` does.
     pub fn new(config: &TenantsConfig) -> Result<Self> {
         let tells_apart = config.default != LimitsConfig::default();
         let tenants = Tenants {
@@ -293,8 +293,8 @@ impl Tenants {
     }
 
     /// Calls `visit` with each listed tenant.
-    pub fn each(&self, mut visit: impl FnMut(&Tenant)) {
-        self.entries().filter(|tenant| tenant.is_listed()).for_each(|tenant| visit(tenant));
+    pub fn each(&self, visit: impl FnMut(&Tenant)) {
+        self.entries().filter(|tenant| tenant.is_listed()).for_each(visit);
     }
 
     /// The sums of all tenants by class, those without one first.
