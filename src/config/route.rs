@@ -471,6 +471,7 @@ impl TenantConfig {
     }
 
     fn check(&self, prefix: &str) -> Result<()> {
+        require(self.id != 0, &format!("{prefix}id"), "must not be 0, which stands for no tenant")?;
         require((1..=1000).contains(&self.weight), &format!("{prefix}weight"), "must be from 1 to 1000")?;
         if let Some(class) = &self.class {
             let good = (1..=64).contains(&class.len()) && !class.contains(['\0', '\n', '"', '\\']);

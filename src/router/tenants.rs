@@ -183,7 +183,7 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// A configuration that was checked; of tenants for which there is no place the first is the error.
+    /// The tenants of a configuration that was checked. Fails as `set` does.
     pub fn new(config: &TenantsConfig) -> Result<Self> {
         let tells_apart = config.default != LimitsConfig::default();
         let tenants = Tenants {
@@ -293,8 +293,8 @@ impl Tenants {
     }
 
     /// Calls `visit` with each listed tenant.
-    pub fn each(&self, mut visit: impl FnMut(&Tenant)) {
-        self.entries().filter(|tenant| tenant.is_listed()).for_each(|tenant| visit(tenant));
+    pub fn each(&self, visit: impl FnMut(&Tenant)) {
+        self.entries().filter(|tenant| tenant.is_listed()).for_each(visit);
     }
 
     /// The sums of all tenants by class, those without one first.
@@ -386,7 +386,7 @@ impl Table {
     #[inline]
     fn hold(&self, index: u32, id: u64, now_ns: u64) -> Option<TenantRef<'_>> {
         let tenant = self.entries[index as usize].get()?;
-        tenant.hold(id, now_ns).then_some(TenantRef { tenant, index })
+        tenant.hold(id, now_ns).then(|| TenantRef { tenant, index }) // not made in vain: it lets go in the end
     }
 
     /// Gives an entry that is nobody's to a tenant. If the table has no place for it, the entry stays as it is: without an
@@ -405,5 +405,147 @@ impl Table {
         if let Some(slot) = self.probes(id).find(|slot| id != 0 && slot.id.load(Ordering::Relaxed) == id) {
             slot.id.store(0, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::RefusalKind;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn limits(concurrency: u32) -> LimitsConfig {
+        LimitsConfig { concurrency: Some(concurrency), ..Default::default() }
+    }
+
+    fn listed(id: u64, class: &str, limits: LimitsConfig) -> TenantConfig {
+        TenantConfig { id, class: Some(class.to_owned()), weight: 7, limits }
+    }
+
+    fn tenants(default: LimitsConfig, capacity: u32, list: Vec<TenantConfig>) -> Tenants {
+        Tenants::new(&TenantsConfig { default, capacity, list }).unwrap()
+    }
+
+    fn enter(tenants: &Tenants, id: u64, now_ns: u64) -> Result<u32, RefusalKind> {
+        tenants.enter(id, 1, now_ns).map(|index| index.unwrap()).map_err(|refusal| refusal.kind)
+    }
+
+    #[test]
+    fn nobody_is_looked_for_unless_something_is_said() {
+        let tenants = tenants(LimitsConfig::default(), 10, vec![]);
+        assert!(!tenants.is_used() && tenants.find(5, SECOND).is_none());
+        assert!(tenants.table.get().is_none());
+        assert_eq!(tenants.enter(5, 1, SECOND), Ok(None));
+        tenants.set(&listed(5, "gold", limits(1))).unwrap();
+        assert!(tenants.is_used() && tenants.find(0, SECOND).is_none());
+        assert_eq!(tenants.find(5, SECOND).unwrap().id(), 5);
+        assert_eq!(tenants.find(6, SECOND).unwrap().id(), 0); // has no limits: need not be told apart
+        assert_eq!(tenants.set(&listed(0, "gold", limits(1))).unwrap_err().status, Status::InvalidConfig);
+    }
+
+    #[test]
+    fn each_tenant_has_limits_of_its_own() {
+        let tenants = tenants(limits(1), 10, vec![listed(5, "gold", limits(2))]);
+        let first = enter(&tenants, 8, SECOND).unwrap();
+        assert_eq!(enter(&tenants, 8, SECOND), Err(RefusalKind::Quota));
+        enter(&tenants, 9, SECOND).unwrap();
+        let gold = [5, 5].map(|id| enter(&tenants, id, SECOND).unwrap());
+        assert_eq!(enter(&tenants, 5, SECOND), Err(RefusalKind::Quota));
+        tenants.leave(first);
+        tenants.undo(gold[0], 1);
+        tenants.leave(gold[1]);
+        assert_eq!(enter(&tenants, 8, SECOND), Ok(first));
+        let tenant = tenants.find(5, SECOND).unwrap();
+        assert_eq!((tenant.weight(), tenant.class().as_deref()), (7, Some("gold")));
+        assert_eq!((tenant.served(), tenant.refused(), tenant.in_flight()), (1, 1, 1)); // `tenant` holds it
+        drop(tenant);
+        let mut seen = Vec::new();
+        tenants.each(|tenant| seen.push((tenant.id(), tenant.in_flight(), tenant.accepted())));
+        assert_eq!(seen, [(5, 0, 1)]);
+        let others = ClassTotals { class: None, tenants: 2, served: 1, refused: 1, in_flight: 2 };
+        let gold =
+            ClassTotals { class: Some("gold".into()), tenants: 1, served: 1, refused: 1, in_flight: 0 };
+        assert_eq!(tenants.classes(), [others, gold]);
+    }
+
+    #[test]
+    fn who_is_idle_makes_room_and_who_is_not_keeps_its_place() {
+        let rate = LimitsConfig { requests_per_second: Some(1.0), burst: Some(2), ..limits(2) };
+        let tenants = tenants(rate, 3, vec![listed(5, "gold", limits(1))]);
+        let held = enter(&tenants, 6, SECOND).unwrap();
+        tenants.leave(enter(&tenants, 7, SECOND).unwrap());
+        let others = enter(&tenants, 8, SECOND).unwrap(); // 7 has used a token: nobody is as good as new
+        assert_eq!(tenants.tenant(others).unwrap().id(), 0);
+        assert_eq!(enter(&tenants, 9, SECOND), Ok(others)); // one entry for both
+        assert_eq!(enter(&tenants, 10, SECOND), Err(RefusalKind::Quota));
+        let recycled = enter(&tenants, 8, 10 * SECOND).unwrap();
+        assert_eq!(tenants.tenant(recycled).unwrap().id(), 8);
+        assert_eq!(tenants.tenant(held).unwrap().id(), 6);
+        assert_eq!(tenants.find(7, 10 * SECOND).unwrap().id(), 0);
+        assert_eq!(tenants.find(5, 10 * SECOND).unwrap().id(), 5);
+        let full = tenants.set(&listed(20, "gold", limits(1))).unwrap_err();
+        assert_eq!((full.status, full.message.contains('3')), (Status::OverQuota, true));
+        tenants.leave(recycled);
+        tenants.set(&listed(20, "gold", limits(1))).unwrap();
+        assert_eq!(tenants.find(20, 10 * SECOND).unwrap().id(), 20);
+    }
+
+    #[test]
+    fn of_the_idle_the_one_silent_longest_goes() {
+        let tenants = tenants(limits(1), 3, vec![]);
+        for (id, second) in [(1, 5), (2, 1), (3, 9)] {
+            tenants.leave(enter(&tenants, id, second * SECOND).unwrap());
+        }
+        enter(&tenants, 4, 20 * SECOND).unwrap();
+        let found = [1, 2, 3, 4].map(|id| tenants.table().look_up(id).is_some());
+        assert_eq!(found, [true, false, true, true]);
+    }
+
+    #[test]
+    fn counts_survive_listing_and_recycling() {
+        let tenants = tenants(limits(1), 1, vec![]);
+        for id in 1..=5 {
+            tenants.leave(enter(&tenants, id, id * SECOND).unwrap());
+        }
+        tenants.set(&listed(5, "gold", limits(2))).unwrap();
+        tenants.leave(enter(&tenants, 5, 9 * SECOND).unwrap());
+        let totals: Vec<_> = tenants.classes().iter().map(|class| (class.tenants, class.served)).collect();
+        assert_eq!(totals, [(0, 5), (1, 1)]);
+    }
+
+    #[test]
+    fn many_tenants_all_have_a_place() {
+        let tenants = tenants(limits(1), 4096, vec![]);
+        for id in 1..=4096u64 {
+            assert_eq!(tenants.find(id << 32, SECOND).unwrap().id(), id << 32);
+        }
+    }
+
+    /// More tenants than places, from many threads: what enters an entry leaves that entry, and nobody gets too much.
+    #[test]
+    fn entries_change_hands_only_while_nobody_holds_them() {
+        let tenants = tenants(limits(2), 4, vec![listed(1, "gold", limits(2))]);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let tenants = &tenants;
+                scope.spawn(move || {
+                    for turn in 0..20_000 {
+                        let id = 1 + mix(turn * 4 + thread) % 12;
+                        let Ok(index) = enter(tenants, id, turn * SECOND) else { continue };
+                        let tenant = tenants.tenant(index).unwrap();
+                        let whose = tenant.id();
+                        assert!(whose == id || whose == 0, "{id} got the entry of {whose}");
+                        assert!((1..=2).contains(&tenant.limits.in_use()));
+                        std::thread::yield_now();
+                        assert_eq!(tenant.id(), whose);
+                        tenants.leave(index);
+                    }
+                });
+            }
+        });
+        let classes = tenants.classes();
+        assert!(classes.iter().all(|class| class.in_flight == 0 && class.served > 100), "{classes:?}");
+        assert!(tenants.entries().all(|tenant| tenant.limits.in_use() == 0));
     }
 }

@@ -8,9 +8,18 @@
 #[path = "../../src/scheduler/bell.rs"]
 #[allow(dead_code)]
 mod bell;
+#[path = "../../src/router/bucket.rs"]
+#[allow(dead_code)]
+mod bucket;
+#[path = "../../src/router/random.rs"]
+#[allow(dead_code)]
+mod random;
 #[path = "../../src/scheduler/roster.rs"]
 #[allow(dead_code)]
 mod roster;
+#[path = "../../src/router/sessions.rs"]
+#[allow(dead_code)]
+mod sessions;
 #[path = "../../src/memory/shelves.rs"]
 #[allow(dead_code)]
 mod shelves;
@@ -24,6 +33,7 @@ mod completion;
 mod lists;
 mod pool;
 mod residence;
+mod routing;
 mod wake_ups;
 
 use loom::cell::UnsafeCell;
