@@ -51,7 +51,9 @@ typedef struct blaze_error {
     /// What the call returned.
     blaze_status status;
     /// A sentence for people, UTF-8, NUL-terminated, cut if it is longer.
-    char message[1020];
+    char message[1012];
+    /// After so long, in nanoseconds, the same call may succeed: for RATE_LIMITED. 0: not known.
+    uint64_t retry_after_ns;
 } blaze_error;
 
 /// Success.
@@ -442,6 +444,204 @@ blaze_status blaze_repository_rescan(blaze_engine *engine,
                                      blaze_ticket *out,
                                      blaze_error *err);
 
+/* Routes and tenants ------------------------------------------------------------------------------------------- */
+
+/// A target that a strategy may pick.
+typedef struct blaze_route_target {
+    /// The target's "model". Valid during the call.
+    const char *model;
+    /// Requests that are with it.
+    uint32_t in_flight;
+    /// As it was configured.
+    uint32_t weight;
+    /// A moving average of its response time, in nanoseconds, in which a rise counts at once; 0: nothing is known.
+    uint64_t latency_ns;
+    /// The share of its requests that have failed of late, from 0 to 1.
+    float failing_share;
+    /// Batches that wait, run and fill, over what its model runs at once.
+    float load;
+} blaze_route_target;
+
+/// What a strategy picks for.
+typedef struct blaze_route_choice {
+    /// sizeof(blaze_route_choice).
+    uint32_t struct_size;
+    /// How far apart targets are, in bytes: at least sizeof(blaze_route_target).
+    uint32_t target_stride;
+    /// The targets that can be asked; at least one.
+    const struct blaze_route_target *targets;
+    uint32_t targets_count;
+    /// 0.
+    uint32_t reserved;
+    /// The request's own.
+    uint64_t session_id;
+    uint64_t tenant_id;
+    uint64_t route_key;
+    /// On the clock of blaze_now_ns.
+    uint64_t now_ns;
+} blaze_route_choice;
+
+/// Picks a target: returns its place among those of the choice. Any other number means the first.
+typedef uint32_t (*blaze_strategy_pick)(void *user, const struct blaze_route_choice *choice);
+
+/// Makes a route: a name, used in requests like a model's, that stands for several models. The models may be loaded before
+/// or after; requests go to those that are there. They must have the same inputs and outputs.
+///
+/// @param engine      The engine.
+/// @param route_json  The route's configuration, one object of the engine's "routes":
+///                    "name" (required; no model may have it),
+///                    "targets" ([]): objects of "model" ("name" or "name:version"; required), "weight" (1), "tier" (0:
+///                    higher tiers get requests only when no lower one can), "concurrency" (null: requests at once).
+///                    "strategy" ("round_robin"; also "weighted_round_robin", "least_connections",
+///                    "least_response_time", "least_loaded", "power_of_two", "consistent_hash", "client_hash" (by
+///                    tenant_id), "adaptive" (learns the best target), or a name of blaze_strategy_register), or
+///                    {"name", "load_factor" (1.25, for consistent_hash), "explore" (0.01, for adaptive), "memory_ms"
+///                    (2000: how long what was seen counts)}.
+///                    "hash_on" ("session"; or "tenant", "key"): what consistent_hash goes by.
+///                    "sticky": {"enabled" (false), "ttl_ms" (600000), "capacity" (16384)}: requests of a session_id go
+///                    where its last one went, as long as that target is well.
+///                    "breaker": {"enabled" (true), "consecutive_failures" (5), "error_rate" (0.5), "slow_rate" (0.5),
+///                    "slow_ms" (null: what is slow is learned), "slow_factor" (5), "minimum_calls" (10), "window_ms"
+///                    (1000), "backoff_ms" (50), "backoff_max_ms" (500), "jitter" (0.2), "probes" (1), "successes" (3)}:
+///                    when a target is left alone, and how it comes back. The last target is never left alone.
+///                    "retry": {"attempts" (3, at most 4), "budget" (0.2: retries for each request), "reserve" (100 a
+///                    second besides), "attempt_timeout_ms" (null: learned; 0: none)}: how a failed request goes to
+///                    another target, within its deadline.
+///                    "hedge": {"quantile" (null; such as 0.95), "budget" (0.05), "minimum_ms" (1)}: a second target
+///                    is asked when the first one takes longer than that share of requests do.
+///                    "health": {"interval_ms" (null: none), "timeout_ms" (null: the interval)}: synthetic requests.
+///                    "limits": {"requests_per_second", "burst", "rows_per_second", "burst_rows", "concurrency" (null:
+///                    none), "waiting" (0: requests that wait when "concurrency" is reached, tenants in turn)}.
+/// @param out         Receives the route's handle, for the `model` of requests.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// An event's `model` is the model that has answered. Inputs that are borrowed are copied. Attempts that fail with
+/// BACKEND_FAILED, DEVICE_LOST, OUT_OF_MEMORY or INTERNAL, or take too long, are made again elsewhere.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; SHUT_DOWN; OUT_OF_MEMORY.
+blaze_status blaze_route_create(blaze_engine *engine,
+                                const char *route_json,
+                                blaze_model *out,
+                                blaze_error *err);
+
+/// Gives a route another configuration, with the same name. What is known of targets that stay is kept, unless "breaker"
+/// changes. Requests that are under way end as they would have.
+///
+/// @param engine      The engine.
+/// @param route       The route.
+/// @param route_json  The whole configuration, as for blaze_route_create.
+/// @param err         Receives the reason of a failure, after which the route is as before; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; NOT_FOUND; SHUT_DOWN.
+blaze_status blaze_route_update(blaze_engine *engine,
+                                blaze_model route,
+                                const char *route_json,
+                                blaze_error *err);
+
+/// Takes a route out: its handle is stale at once, and its name free. Requests that are under way end where they are,
+/// without further attempts; requests that wait for their turn end as CANCELLED. Models stay.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND.
+blaze_status blaze_route_destroy(blaze_engine *engine,
+                                 blaze_model route);
+
+/// Adds a target to a route.
+///
+/// @param engine       The engine.
+/// @param route        The route.
+/// @param target_json  One object of the route's "targets".
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; NOT_FOUND; SHUT_DOWN.
+blaze_status blaze_route_target_add(blaze_engine *engine,
+                                    blaze_model route,
+                                    const char *target_json,
+                                    blaze_error *err);
+
+/// Takes a target out of a route. Requests that it has end there.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+/// @param model   The target's "model", as it was configured.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND (the route or the target); SHUT_DOWN.
+blaze_status blaze_route_target_remove(blaze_engine *engine, blaze_model route, const char *model);
+
+/// Has a target get no more requests, while it ends those that it has; or lets it get requests again. When its "in_flight"
+/// in blaze_route_info is 0, it may be unloaded without a request noticing.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+/// @param model   The target's "model", as it was configured.
+/// @param drain   1: no more requests; 0: requests again.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND (the route or the target).
+blaze_status blaze_route_target_drain(blaze_engine *engine,
+                                      blaze_model route,
+                                      const char *model,
+                                      uint32_t drain);
+
+/// Describes a route as JSON: its configuration, inputs and outputs, and for each target its state ("ready", "degraded":
+/// failures of late or a half-open breaker, "failed": an open breaker, a failed model or failed checks, "draining",
+/// "unbound": no such model), requests, failures, latency quantiles in nanoseconds, requests in flight, breaker, and the
+/// cost that "adaptive" has learned. blaze_model_info of a route's handle is the same.
+///
+/// @param engine    The engine.
+/// @param route     The route.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; BUFFER_TOO_SMALL.
+blaze_status blaze_route_info(blaze_engine *engine,
+                              blaze_model route,
+                              char *buffer,
+                              size_t capacity,
+                              size_t *needed);
+
+/// Makes or changes a tenant: what its requests may take, and its share when more is wanted than there is. Requests name
+/// their tenant by `tenant_id`.
+///
+/// @param engine       The engine.
+/// @param tenant_json  One object of the engine's "tenants": {"default": limits of those not listed, "capacity" (4096),
+///                     "list"}: "id" (required, not 0), "class" (null: a name for metrics), "weight" (1), "limits"
+///                     (as of a route, without "waiting").
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; OVER_QUOTA (as many tenants as there may be).
+blaze_status blaze_tenant_set(blaze_engine *engine,
+                              const char *tenant_json,
+                              blaze_error *err);
+
+/// Makes a strategy of the host's known, for the "strategy" of routes that are made or changed from now on. It stays until
+/// the engine is destroyed.
+///
+/// @param engine  The engine.
+/// @param name    Its name, which no other strategy has.
+/// @param pick    Called for each request of such a route by the thread that submits it, and by threads of the engine's for
+///                further attempts; several at once. It must be quick, and must not call into Blaze.
+/// @param user    Passed to `pick`. It must live until the engine is destroyed.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; ALREADY_EXISTS.
+blaze_status blaze_strategy_register(blaze_engine *engine,
+                                     const char *name,
+                                     blaze_strategy_pick pick,
+                                     void *user,
+                                     blaze_error *err);
+
 /* Tensors ------------------------------------------------------------------------------------------------------ */
 
 /// The most axes a tensor may have.
@@ -655,15 +855,16 @@ typedef struct blaze_request {
     uint32_t struct_size;
     /// BLAZE_REQUEST_BORROW or 0.
     uint32_t flags;
+    /// A model, or a route.
     blaze_model model;
     blaze_priority priority;
     /// Must be 0.
     uint32_t reserved;
     /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
     uint64_t deadline_ns;
-    /// For routes with sticky sessions, which this version does not have: ignored.
+    /// For routes: requests of the same session may go to the same target; 0: none.
     uint64_t session_id;
-    /// For limits and quotas by tenant, which this version does not have: ignored.
+    /// Whose limits the request is under, and whose turn it takes; 0: nobody's.
     uint64_t tenant_id;
     /// Comes back in every event.
     uint64_t user_data;
@@ -674,6 +875,8 @@ typedef struct blaze_request {
     const blaze_tensor *outputs;
     uint32_t inputs_count;
     uint32_t outputs_count;
+    /// For routes with "hash_on": "key": requests with the same key go to the same target; 0: none.
+    uint64_t route_key;
 } blaze_request;
 
 #define BLAZE_PRIORITY_LOW -1
@@ -697,7 +900,8 @@ typedef struct blaze_request {
 ///
 /// Never blocks. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STRUCT; INVALID_NAME; INVALID_DTYPE; INVALID_SHAPE; INVALID_SIZE;
-/// UNSUPPORTED; NOT_FOUND (the model); SHUT_DOWN; QUEUE_FULL; OVER_BUDGET; OUT_OF_MEMORY.
+/// UNSUPPORTED; NOT_FOUND (the model, the route, or every target of a route); SHUT_DOWN; QUEUE_FULL; RATE_LIMITED (with
+/// `retry_after_ns`); OVER_QUOTA; OVER_BUDGET; OUT_OF_MEMORY.
 blaze_status blaze_submit(blaze_engine *engine,
                           const struct blaze_request *request,
                           blaze_queue *queue,
@@ -940,7 +1144,7 @@ blaze_status blaze_metrics_text(blaze_engine *engine,
 /* struct_size is set, everything else is zero. */
 #define BLAZE_ALLOCATOR_INIT {sizeof(blaze_allocator), 0, NULL, NULL, NULL}
 #define BLAZE_TENSOR_INIT {sizeof(blaze_tensor), 0, NULL, NULL, 0, 0, 0, 0, NULL, 0}
-#define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0}
+#define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define BLAZE_EVENT_INIT \
     {sizeof(blaze_event), 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0}, NULL, 0, 0.0f, 0, NULL}
 #define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0}

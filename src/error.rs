@@ -137,11 +137,19 @@ impl Status {
 pub struct Error {
     pub status: Status,
     pub message: String,
+    /// The same may work after so long; 0: not known.
+    pub retry_after_ns: u64,
 }
 
 impl Error {
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Error { status, message: message.into() }
+        Error { status, message: message.into(), retry_after_ns: 0 }
+    }
+
+    /// Says when the same may work.
+    #[must_use]
+    pub fn after(self, retry_after_ns: u64) -> Self {
+        Error { retry_after_ns, ..self }
     }
 
     /// Puts `context` before the message: `context: message`.

@@ -76,6 +76,9 @@ impl Logger {
     pub fn info(&self, topic: &str, message: fmt::Arguments<'_>) {
         self.log(Level::Info, topic, message);
     }
+    pub fn debug(&self, topic: &str, message: fmt::Arguments<'_>) {
+        self.log(Level::Debug, topic, message);
+    }
 }
 
 #[cfg(test)]

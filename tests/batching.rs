@@ -799,6 +799,7 @@ fn description_of<'a>(description: &RequestDescription<'a>) -> RequestDescriptio
         user_data: description.user_data,
         inputs: description.inputs.iter().map(input).collect(),
         outputs: Default::default(),
+        ..Default::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration of an engine.
 
-use super::{ModelConfig, object, objects, parse, require};
+use super::{ModelConfig, RouteConfig, TenantsConfig, object, objects, parse, require};
 use crate::error::Result;
 use crate::log::{LevelFilter, Target};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,11 @@ pub struct EngineConfig {
     /// Models that are loaded before `blaze_engine_create` returns.
     #[serde(deserialize_with = "objects")]
     pub models: Vec<ModelConfig>,
+    /// Routes that are made after the models are loaded.
+    #[serde(deserialize_with = "objects")]
+    pub routes: Vec<RouteConfig>,
+    #[serde(deserialize_with = "object")]
+    pub tenants: TenantsConfig,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -150,6 +155,10 @@ impl EngineConfig {
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
         }
+        for (index, route) in config.routes.iter().enumerate() {
+            route.check(&format!("routes[{index}]."))?;
+        }
+        config.tenants.check("tenants.")?;
         Ok(config)
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration of a model.
 
-use super::{Object, object, objects, optional_object, parse, read, require};
+use super::{LimitsConfig, Object, object, objects, optional_object, parse, read, require};
 use crate::error::Error;
 use crate::tensor::DType;
 use serde::de::value::MapAccessDeserializer;
@@ -45,6 +45,8 @@ pub struct ModelConfig {
     /// Never evicted to make room for others.
     #[serde(default)]
     pub pinned: bool,
+    #[serde(default, deserialize_with = "object")]
+    pub limits: LimitsConfig,
     /// What the `mock` backend does.
     #[serde(default, deserialize_with = "optional_object")]
     pub mock: Option<MockConfig>,
@@ -236,6 +238,12 @@ pub struct FaultConfig {
     /// Null: for ever.
     #[serde(default)]
     pub count: Option<u64>,
+    /// Of those, the share that it strikes, at random.
+    #[serde(default = "one_f64")]
+    pub share: f64,
+    /// It strikes only while there is a file of this name: a switch for tests.
+    #[serde(default)]
+    pub while_exists: Option<String>,
     /// For `slow`, in microseconds.
     #[serde(default)]
     pub latency_us: u64,
@@ -246,6 +254,9 @@ fn one() -> u32 {
 }
 fn one_u64() -> u64 {
     1
+}
+fn one_f64() -> f64 {
+    1.0
 }
 fn yes() -> bool {
     true
@@ -291,6 +302,7 @@ impl ModelConfig {
             progress: false,
             prepack: true,
             pinned: false,
+            limits: LimitsConfig::default(),
             mock: None,
         }
     }
@@ -335,10 +347,13 @@ impl ModelConfig {
                 "must rise from at least 1, and not be empty",
             )?;
         }
+        self.limits.check(&format!("{prefix}limits."), false)?;
         if let Some(mock) = &self.mock {
             require(self.backend == "mock", "mock", "only for \"backend\": \"mock\"")?;
             for (index, fault) in mock.faults.iter().enumerate() {
                 require(fault.every >= 1, &format!("mock.faults[{index}].every"), "must be at least 1")?;
+                let share = (0.0..=1.0).contains(&fault.share);
+                require(share, &format!("mock.faults[{index}].share"), "must be from 0 to 1")?;
             }
         }
         Ok(())

@@ -304,8 +304,13 @@ impl RouteConfig {
     /// Parses and checks one route's configuration.
     pub fn from_json(json: &str) -> Result<Self> {
         let config: RouteConfig = parse(json)?;
-        config.check("")?;
+        config.check_whole()?;
         Ok(config)
+    }
+
+    /// Checks one that was put together from parts.
+    pub fn check_whole(&self) -> Result<()> {
+        self.check("")
     }
 
     pub(super) fn check(&self, prefix: &str) -> Result<()> {
@@ -337,7 +342,8 @@ impl TargetConfig {
     }
 
     fn check(&self, prefix: &str) -> Result<()> {
-        require(!self.model.is_empty(), &format!("{prefix}model"), "must not be empty")?;
+        let good = (1..=266).contains(&self.model.len()) && !self.model.contains(['\0', '\n', '"', '\\']);
+        require(good, &format!("{prefix}model"), "must be a model's \"name\" or \"name:version\"")?;
         require((1..=1000).contains(&self.weight), &format!("{prefix}weight"), "must be from 1 to 1000")?;
         require(self.concurrency != Some(0), &format!("{prefix}concurrency"), "must be at least 1, or null")
     }

@@ -23,6 +23,12 @@ pub struct RequestDescription<'a> {
     /// On the engine's clock; 0: none.
     pub deadline_ns: u64,
     pub user_data: u64,
+    /// For sticky sessions and for hashes; 0: none.
+    pub session: u64,
+    /// For limits and for hashes; 0: none.
+    pub tenant: u64,
+    /// For hashes; 0: none.
+    pub route_key: u64,
     pub inputs: SmallVec<[InputTensor<'a>; 2]>,
     pub outputs: SmallVec<[OutputBuffer<'a>; 1]>,
 }
@@ -154,7 +160,7 @@ pub fn extras(
     }
     if bare {
         let (inputs, reservation) = take(&admitted.given, &model.signature().inputs, pool, ledger)?;
-        extras.rare = Some(Box::new(Rare { inputs: Some(inputs), reservation, ..Rare::default() }));
+        extras.rare = Some(Box::new(Rare { inputs: Some(Arc::new(inputs)), reservation, ..Rare::default() }));
     }
     Ok((bare || !extras.outputs.is_empty()).then_some(extras))
 }

@@ -13,12 +13,13 @@
 use super::completion::CompletionQueue;
 use super::line::Line;
 use super::outcome::OWN;
+use super::relay::Hop;
 use super::table::Table;
 use crate::backend::{Interrupt, Memory, Prepared};
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
 use crate::scheduler::roster::Marks;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{CallerBuffer, Shape, Tensor};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
@@ -72,6 +73,10 @@ pub struct Flags {
     pub fixed: bool,
     /// A backend reads the host's own memory while it runs.
     pub lends: bool,
+    /// It came through a route, or is bound by a quota: see `relay`.
+    pub routed: bool,
+    /// It is an attempt for a request that has its ticket elsewhere, or for nobody.
+    pub child: bool,
 }
 
 #[repr(align(64))]
@@ -91,6 +96,7 @@ pub struct Cold {
     /// Who has the memory that it lends: see `Lent`.
     pub lent: AtomicU32,
     pub second_link: AtomicU64,
+    pub hop: Hop,
     /// How far a job has come, and what its events say of it: see `job`.
     pub progress: AtomicU32,
 }
@@ -116,7 +122,7 @@ pub struct Extras {
 #[derive(Default)]
 pub struct Rare {
     /// Instead of rows.
-    pub inputs: Option<Inputs>,
+    pub inputs: Option<Arc<Inputs>>,
     /// The copied strings' share of the memory budget.
     pub reservation: Option<Reservation>,
     /// The model that the job was about.
@@ -178,6 +184,10 @@ pub struct Batch {
     /// The earliest deadline of its members.
     pub deadline_ns: AtomicU64,
     pub interrupt: Interrupt,
+    /// It has routed members.
+    routed: AtomicBool,
+    /// Held while rows are moved together, and while a request's rows are copied for another attempt.
+    pub moving: Mutex<()>,
     /// The member that is run alone just now.
     alone: Mutex<Option<usize>>,
     pub link: AtomicU64,
@@ -225,6 +235,8 @@ impl Batch {
             level: AtomicU32::new(0),
             deadline_ns: AtomicU64::new(u64::MAX),
             interrupt: Interrupt::new(),
+            routed: AtomicBool::new(false),
+            moving: Mutex::new(()),
             alone: Mutex::new(None),
             link: AtomicU64::new(0),
             prepared: UnsafeCell::new(None),
@@ -251,6 +263,7 @@ impl Batch {
         self.level.store(level as u32, Ordering::Relaxed);
         self.deadline_ns.store(u64::MAX, Ordering::Relaxed);
         self.interrupt.lower();
+        self.routed.store(false, Ordering::Relaxed);
         self.phase.store(Phase::Queued as u32, Ordering::Relaxed);
     }
 
@@ -280,6 +293,9 @@ impl Batch {
     #[inline]
     pub unsafe fn write_member(&self, member: usize, request: Request, extras: Option<Extras>) {
         let place = &self.members[member];
+        if request.flags.routed || request.flags.child {
+            self.routed.store(true, Ordering::Relaxed);
+        }
         if request.flags.lends {
             self.cold[member].lent.store(Lent::HOST, Ordering::Relaxed);
         }
@@ -293,6 +309,12 @@ impl Batch {
         place.status.store(0, Ordering::Relaxed);
     }
 
+    /// Whether some members are routed. For whoever sees them as written.
+    #[inline]
+    pub fn has_routed(&self) -> bool {
+        self.routed.load(Ordering::Relaxed)
+    }
+
     /// A member's request.
     ///
     /// # Safety
@@ -301,6 +323,26 @@ impl Batch {
     pub unsafe fn request(&self, member: usize) -> &Request {
         // SAFETY: promised by the caller.
         unsafe { &*self.members[member].request.get() }
+    }
+
+    /// The bits of a member's request, if it is written; for who has a hold on the batch.
+    pub fn flags(&self, member: usize) -> Option<Flags> {
+        // SAFETY: written, and held.
+        self.written.is_set(member).then(|| unsafe { self.request(member) }.flags)
+    }
+
+    /// When a member that is written was submitted; for who has a hold on the batch.
+    pub fn submitted_ns(&self, member: usize) -> u64 {
+        // SAFETY: written, and held.
+        unsafe { self.request(member) }.submitted_ns
+    }
+
+    /// Members among the first ones that are children, and not resolved.
+    pub fn unresolved_children(&self, members: usize) -> u64 {
+        let is_child = |&member: &usize| {
+            !self.resolved.is_set(member) && self.flags(member).is_some_and(|flags| flags.child)
+        };
+        (0..members).filter(is_child).count() as u64
     }
 
     pub fn cold(&self, member: usize) -> &Cold {

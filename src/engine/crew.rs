@@ -87,7 +87,7 @@ impl Crew {
     }
 
     /// Of the models that have work the one goes first that has computed least.
-    fn work(&self, core: &Core, seen_by_others: &AtomicU64) {
+    fn work(&self, core: &Arc<Core>, seen_by_others: &AtomicU64) {
         let mut seen = BUSY;
         let mut models: Vec<Arc<Model>> = Vec::new();
         self.alarm.look();

@@ -7,22 +7,23 @@ use super::lifecycle::Core;
 use super::line::Kind;
 use super::model::Model;
 use super::outcome::{self, OWN};
+use super::settle::{Marked, Settled};
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::panics::catch;
-use crate::sync::{Ordering, spin_loop};
+use crate::sync::{Ordering, lock, spin_loop};
 use crate::tensor::{Data, Tensor, size_bytes};
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
 
 /// What a run came to: the outputs, if they are not in the batch's memory.
-type Ran = Result<Option<Vec<Tensor>>>;
+pub type Ran = Result<Option<Vec<Tensor>>>;
 
 /// Runs a batch that a queue has given out, and lets go of the lane's hold on it. Every request in it is resolved when
 /// this returns.
-pub fn execute(core: &Core, model: &Model, index: u32) {
+pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
@@ -48,18 +49,18 @@ pub fn execute(core: &Core, model: &Model, index: u32) {
 }
 
 /// A batch and whoever runs it.
-struct Lane<'a> {
-    core: &'a Core,
-    model: &'a Model,
-    batch: &'a Batch,
-    members: usize,
+pub struct Lane<'a> {
+    pub core: &'a Arc<Core>,
+    pub model: &'a Model,
+    pub batch: &'a Batch,
+    pub members: usize,
     rows: usize,
     taken_ns: u64,
     /// The backend has had memory that the request lends.
     has_lent: bool,
 }
 
-impl Lane<'_> {
+impl<'a> Lane<'a> {
     fn work(&mut self) {
         if self.taken_ns >= self.batch.deadline_ns.load(Ordering::SeqCst) {
             self.core.table.expire(self.taken_ns);
@@ -89,14 +90,14 @@ impl Lane<'_> {
         match &result {
             Ok(_) => {
                 self.model.queue.costs.record(self.request_rows(), ended_ns.saturating_sub(started_ns));
-                self.model.record_outcome(None, &self.core.logger);
+                self.record_outcome(None);
             }
             Err(error) if error.status == Status::BackendFailed && self.members > 1 && !given_up => {
                 let error = error.clone();
                 return self.run_one_by_one(error, started_ns, ended_ns);
             }
             Err(_) if given_up => (),
-            Err(error) => self.model.record_outcome(Some(error), &self.core.logger),
+            Err(error) => self.record_outcome(Some(error)),
         }
         self.finish(result, started_ns, ended_ns);
     }
@@ -127,6 +128,7 @@ impl Lane<'_> {
         let (Some(layout), Some(memory), true) = (joined, &self.batch.memory, resolved > 0) else {
             return self.members - resolved;
         };
+        let _moving = lock(&self.batch.moving);
         let (mut to, mut live) = (0, 0);
         for member in 0..self.members {
             if self.batch.resolved.is_set(member) {
@@ -217,7 +219,14 @@ impl Lane<'_> {
     }
 
     /// The inputs of a request that has tensors of its own.
-    fn bare_inputs(&self) -> Inputs {
+    fn bare_inputs(&self) -> Arc<Inputs> {
+        // SAFETY: written, and held by the lane.
+        if unsafe { self.batch.request(0) }.flags.routed {
+            // Another attempt may need them.
+            // SAFETY: inputs of routed requests are not changed.
+            let rare = unsafe { self.batch.extras(0) }.rare.as_ref();
+            return rare.and_then(|rare| rare.inputs.clone()).unwrap_or_default();
+        }
         // SAFETY: this is the lane, and nobody else reads the inputs.
         let extras = unsafe { self.batch.extras_mut(0) };
         extras.rare.as_mut().and_then(|rare| rare.inputs.take()).unwrap_or_default()
@@ -258,6 +267,7 @@ impl Lane<'_> {
     /// since another may take long. However many fail again, it is one failure of one batch.
     fn run_one_by_one(&self, error: Error, started_ns: u64, ended_ns: u64) {
         let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) else { return };
+        let failure = error.clone();
         self.note(Err(error), started_ns, ended_ns);
         let mut failed = false;
         for member in 0..self.members {
@@ -268,6 +278,11 @@ impl Lane<'_> {
             // SAFETY: written, and held by the lane.
             let request = unsafe { self.batch.request(member) };
             let (first, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
+            if self.is_tripped(member) {
+                // Enough is known of this target: another one is asked at once.
+                self.finish_alone(member, Err(failure.clone()));
+                continue;
+            }
             let result = self.run_rows(layout, memory, first, rows);
             let result =
                 result.and_then(|tensors| tensors.map(|tensors| self.check(tensors, Some(rows))).transpose());
@@ -276,10 +291,10 @@ impl Lane<'_> {
                 traffic.rows.add(rows as u64);
             }
             match &result {
-                Ok(_) => self.model.record_outcome(None, &self.core.logger),
+                Ok(_) => self.record_outcome(None),
                 Err(_) if self.batch.interrupt.is_raised() => (),
                 Err(error) if !std::mem::replace(&mut failed, true) => {
-                    self.model.record_outcome(Some(error), &self.core.logger);
+                    self.record_outcome(Some(error));
                 }
                 Err(_) => (),
             }
@@ -295,6 +310,12 @@ impl Lane<'_> {
         let _publishing = table.publishing();
         if now_ns() >= batch.deadline_ns.load(Ordering::SeqCst) {
             table.expire(now_ns());
+        }
+        // SAFETY: written, and held by the lane; queues live as long as the table.
+        let request = unsafe { batch.request(member) };
+        let routed = request.flags.routed || request.flags.child;
+        if routed && !batch.resolved.is_set(member) && self.settle_alone(member, &result) {
+            return;
         }
         if !batch.resolved.set(member) {
             return;
@@ -315,18 +336,22 @@ impl Lane<'_> {
         };
         batch.members[member].status.store(code | OWN, Ordering::Relaxed);
         let status = self.finish_unusual(member, Status::Ok);
+        if request.flags.child {
+            return self.core.child_has_ended(batch, member);
+        }
+        if routed {
+            table.conclude(batch, member);
+        }
         self.count(status, 1);
         if batch.line.outputs_count() > 0 || status != Status::Ok {
             table.slot(batch.index).held().set(member);
         }
-        // SAFETY: written, and held by the lane; queues live as long as the table.
-        let request = unsafe { batch.request(member) };
         if status == Status::Ok {
             self.core.metrics.total.record(now_ns().saturating_sub(request.submitted_ns));
             self.core.metrics.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
         }
         batch.published.set(member);
-        // SAFETY: as above.
+        // SAFETY: queues live as long as the table.
         if let Some(queue) = unsafe { request.queue.as_ref() } {
             queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
         }
@@ -356,13 +381,23 @@ impl Lane<'_> {
         if now >= batch.deadline_ns.load(Ordering::SeqCst) {
             table.expire(now);
         }
+        let settled = if batch.has_routed() { self.settle(&result) } else { Settled::default() };
         let batch_status = self.note(result, started_ns, now);
-        let mut newly = 0;
-        batch.resolved.set_rest(self.members, |at, bits| {
-            batch.published.store(at, bits);
-            newly += bits.count_ones() as u64;
-        });
-        if newly == 0 {
+        let (mut newly, mut children) = (0, Marked::new());
+        batch.resolved.set_rest(
+            self.members,
+            |at| settled.relayed.get(at).copied().unwrap_or(0),
+            |at, bits| {
+                let of_children = bits & settled.children.get(at).copied().unwrap_or(0);
+                if of_children != 0 {
+                    children.push((at, of_children));
+                }
+                // Nobody is told of children.
+                batch.published.store(at, bits & !of_children);
+                newly += (bits & !of_children).count_ones() as u64;
+            },
+        );
+        if newly == 0 && children.is_empty() {
             // Nobody will look at the outputs, and the memory that requests lend may keep the batch for long.
             // SAFETY: this is the lane, and nothing of the lap is published.
             unsafe { batch.lap_mut() }.tensors = None;
@@ -378,6 +413,9 @@ impl Lane<'_> {
             same &= ptr::eq(request.queue, first_queue);
             counted += 1;
             let word = batch.members[member].status.load(Ordering::Relaxed);
+            if request.flags.routed {
+                table.conclude(batch, member);
+            }
             if request.flags.extras || word != 0 || request.flags.lends {
                 let status = self.finish_unusual(member, batch_status);
                 if status != batch_status {
@@ -407,6 +445,9 @@ impl Lane<'_> {
         } else if counted > 0 {
             self.publish_by_queue();
         }
+        if batch.has_routed() {
+            self.see_off(children, batch_status);
+        }
         batch.set_phase(Phase::Done);
     }
 
@@ -430,7 +471,7 @@ impl Lane<'_> {
     }
 
     /// What few members need when they end. Returns the member's own status.
-    fn finish_unusual(&self, member: usize, batch_status: Status) -> Status {
+    pub fn finish_unusual(&self, member: usize, batch_status: Status) -> Status {
         let place = &self.batch.members[member].status;
         let word = place.load(Ordering::Relaxed);
         let mut status = match word & !OWN {
@@ -466,56 +507,6 @@ impl Lane<'_> {
             }
         }
         status
-    }
-
-    /// Takes the padding out of a member's outputs.
-    fn trim(&self, member: usize) -> Result<()> {
-        // SAFETY: this is the lane, and the member is not published yet.
-        let extras = unsafe { self.batch.extras_mut(member) };
-        let Some(sizes) = extras.rare.as_mut().and_then(|rare| rare.sizes.take()) else { return Ok(()) };
-        // So that outputs are looked up where the backend left them, not where the host wants them.
-        let callers = std::mem::take(&mut extras.outputs);
-        let trimmed = self.trim_to(member, &sizes);
-        // SAFETY: as above.
-        unsafe { self.batch.extras_mut(member) }.outputs = callers;
-        trimmed
-    }
-
-    fn trim_to(&self, member: usize, sizes: &[(usize, usize, i64)]) -> Result<()> {
-        // SAFETY: as above.
-        let Some(rare) = &mut (unsafe { self.batch.extras_mut(member) }).rare else { return Ok(()) };
-        let mut shapes = Vec::new();
-        let mut own = Vec::new();
-        for (index, spec) in self.model.signature().outputs.iter().enumerate() {
-            let Some(output) = outcome::output(self.batch, member, index) else { return Ok(()) };
-            // SAFETY: the shape has as many sizes as said.
-            let padded = unsafe { std::slice::from_raw_parts(output.shape, output.rank) };
-            let shape = self.model.queue.lines.trimmed(sizes, index, padded);
-            let element = spec.dtype.whole_bytes().unwrap_or(1);
-            let in_memory = rare.tensors.is_none()
-                // SAFETY: this is the lane.
-                && unsafe { self.batch.lap() }.tensors.is_none();
-            if in_memory {
-                // SAFETY: the member's rows of the output, which the lane owns until they are published.
-                let bytes =
-                    unsafe { std::slice::from_raw_parts_mut(output.data.cast_mut(), output.size_bytes) };
-                outcome::trim(bytes, element, padded, &shape);
-            } else {
-                // SAFETY: the output is there, and stays for as long as the batch is held.
-                let bytes = unsafe { std::slice::from_raw_parts(output.data, output.size_bytes) };
-                let mut buffer = crate::tensor::Buffer::copy_of(&self.core.pool, bytes)?;
-                outcome::trim(buffer.bytes_mut(), element, padded, &shape);
-                let bytes = &buffer.bytes()[..size_bytes(spec.dtype, &shape)?];
-                let data = Data::Owned(crate::tensor::Buffer::copy_of(&self.core.pool, bytes)?);
-                own.push(Tensor { dtype: spec.dtype, shape: shape.clone(), data });
-            }
-            shapes.push(shape);
-        }
-        rare.shapes = Some(shapes);
-        if !own.is_empty() {
-            rare.tensors = Some(own);
-        }
-        Ok(())
     }
 
     /// Says that memory is the host's again that was lent by a request which was resolved while it ran.

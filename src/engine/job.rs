@@ -49,7 +49,7 @@ impl Core {
             queue: Arc::as_ptr(completion),
             rows: 1,
             first_row: AtomicU32::new(0),
-            flags: Flags { extras: true, job: true, fixed: unloads.is_some(), lends: false },
+            flags: Flags { extras: true, job: true, fixed: unloads.is_some(), ..Flags::default() },
         };
         // SAFETY: the place is this thread's.
         unsafe { batch.write_member(0, request, Some(extras)) };

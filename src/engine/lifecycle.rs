@@ -11,9 +11,11 @@ use super::model::Model;
 use super::models::Models;
 use super::queue::Rest;
 use super::room::Evictor;
+use super::routes::Routes;
 use super::table::Table;
 use super::unload::Leaving;
 use super::versions::Versions;
+use super::warden::Warden;
 use super::{ModelId, Ticket};
 use crate::backend::{self, Interrupt};
 use crate::clock::now_ns;
@@ -24,6 +26,7 @@ use crate::memory::{HostSpace, Ledger, Pool, Space};
 use crate::metrics::Metrics;
 use crate::panics::catch;
 use crate::platform;
+use crate::router::Tenants;
 use crate::scheduler::gate::Gate;
 use crate::scheduler::jobs::{Jobs, spawn};
 use crate::scheduler::spin::{Spinning, measure_wake_up_ns};
@@ -42,6 +45,8 @@ pub struct Core {
     pub pool: Arc<Pool>,
     pub table: Arc<Table>,
     pub models: Models,
+    pub routes: Routes,
+    pub warden: Arc<Warden>,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -101,6 +106,8 @@ impl Engine {
     /// As `new`; tensors are in memory from `space`.
     pub fn with_space(mut config: EngineConfig, space: Box<dyn Space>) -> Result<Engine> {
         let models = std::mem::take(&mut config.models);
+        let routes = std::mem::take(&mut config.routes);
+        let tenants = Tenants::new(&config.tenants)?;
         let metrics = Arc::new(Metrics::default());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let intra_op_threads = config.onnxruntime.intra_op_threads as usize;
@@ -116,9 +123,11 @@ impl Engine {
             logger: Logger::new(config.log.level, config.log.target),
             pool,
             ledger,
-            table: Table::new(config.queue.capacity, Arc::clone(&metrics)),
+            table: Table::new(config.queue.capacity, Arc::clone(&metrics), tenants),
             metrics,
             models: Models::new(),
+            routes: Routes::default(),
+            warden: Arc::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
@@ -130,7 +139,7 @@ impl Engine {
             relieving: AtomicBool::new(false),
             history: History::default(),
             repository: Versions::default(),
-            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), 0),
+            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), None, 0),
             jobs: Jobs::new(threaded),
             keeper: Mutex::default(),
             keeper_runs: AtomicBool::new(false),
@@ -148,6 +157,10 @@ impl Engine {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
         engine.core.open_repository()?;
+        for (index, route) in routes.into_iter().enumerate() {
+            let made = engine.core.create_route(route);
+            made.map_err(|error| error.within(format!("routes[{index}]")))?;
+        }
         Ok(engine)
     }
 
@@ -224,7 +237,7 @@ impl Engine {
 
     /// The model called `name:version`, or the newest version of `name`.
     pub fn find(&self, name: &str) -> Result<ModelId> {
-        self.core.models.find(name)
+        self.core.routes.find(name).map_or_else(|| self.core.models.find(name), Ok)
     }
 
     /// Unloads a model after the requests that it has; waits for them. Returns the receipt, as JSON.
@@ -297,6 +310,7 @@ impl Engine {
         let core = &self.core;
         core.table.close();
         core.models.close();
+        core.routes.close();
         let until = now_ns().saturating_add(drain_ns);
         if core.config.threads == Some(0) {
             while core.table.unresolved(None, false) > 0 && now_ns() < until && core.pump_one() {}
@@ -314,6 +328,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shutdown(0);
         self.core.close_repository();
+        self.core.warden.stop();
         self.core.jobs.finish();
         for (id, _) in self.core.models.all() {
             if let Ok(model) = self.core.models.remove(id) {
@@ -322,6 +337,7 @@ impl Drop for Engine {
         }
         self.core.jobs.finish(); // what the unloads have begun
         self.core.crew.stop();
+        self.core.drop_routes();
         self.core.jobs_line.retire(&self.core.table);
         self.core.stopped.store(true, Ordering::SeqCst);
         self.core.table.keeper.ring_all();
@@ -397,7 +413,7 @@ impl Core {
 
     /// Waits a moment, in the background; whether that is pointless, because nobody else works meanwhile or the engine
     /// is shut down. On a thread of the host's, works meanwhile.
-    pub fn pause(&self, ns: u64) -> bool {
+    pub fn pause(self: &Arc<Self>, ns: u64) -> bool {
         let pointless = match self.config.threads {
             Some(0) => !self.run_batch(),
             _ => {
@@ -460,11 +476,12 @@ impl Core {
     /// One piece of work on the host's thread: a job or a batch. False if there is nothing to do.
     fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
+        self.tend_if_due();
         self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
     }
 
     /// For a thread of the host's: runs one batch, if any waits.
-    pub fn run_batch(&self) -> bool {
+    pub fn run_batch(self: &Arc<Self>) -> bool {
         let models = self.models.all();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for offset in 0..models.len() {

@@ -7,6 +7,7 @@ use crate::clock::now_ns;
 use crate::error::Result;
 use crate::memory::Pool;
 use crate::metrics::Traffic;
+use crate::router::Limits;
 use crate::scheduler::policy::LEVELS;
 use crate::scheduler::roster::{Claim, Counts, MAX_MEMBERS};
 use crate::stack::FreeList;
@@ -37,6 +38,8 @@ pub struct Line {
     layout: Option<Arc<Layout>>,
     signature: Arc<Signature>,
     pub traffic: Arc<Traffic>,
+    /// Of its model.
+    pub limits: Option<Arc<Limits>>,
     model_id: AtomicU64,
     max_members: usize,
     shape_room: usize,
@@ -82,6 +85,7 @@ impl Line {
         layout: Option<Layout>,
         signature: &Arc<Signature>,
         traffic: &Arc<Traffic>,
+        limits: Option<&Arc<Limits>>,
         model_id: u64,
     ) -> Arc<Self> {
         let joined = layout.as_ref().filter(|layout| layout.joined);
@@ -93,6 +97,7 @@ impl Line {
             layout: layout.map(Arc::new),
             signature: Arc::clone(signature),
             traffic: Arc::clone(traffic),
+            limits: limits.cloned(),
             model_id: AtomicU64::new(model_id),
             open: Default::default(),
             free: FreeList::default(),

@@ -5,6 +5,7 @@ use super::line::{self, Key, Kind, Line};
 use crate::config::AxisConfig;
 use crate::error::{Error, Result, Status};
 use crate::metrics::Traffic;
+use crate::router::Limits;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 use crate::tensor::{DType, Dim, Shape, Signature, TensorSpec};
 use smallvec::SmallVec;
@@ -20,6 +21,7 @@ pub type Given<'a> = SmallVec<[Option<&'a InputTensor<'a>>; 4]>;
 pub struct Lines {
     signature: Arc<Signature>,
     traffic: Arc<Traffic>,
+    limits: Arc<Limits>,
     model_id: OnceLock<u64>,
     /// Whether rows of several requests are joined.
     joins: bool,
@@ -59,6 +61,7 @@ impl Lines {
     pub fn new(
         signature: &Arc<Signature>,
         traffic: Arc<Traffic>,
+        limits: Arc<Limits>,
         joins: bool,
         max_rows: usize,
         axes: &BTreeMap<String, AxisConfig>,
@@ -80,6 +83,7 @@ impl Lines {
             inputs.iter().map(|spec| spec.dims.iter().enumerate().map(padded).collect()).collect();
         Lines {
             traffic,
+            limits,
             model_id: OnceLock::new(),
             joins,
             max_rows,
@@ -106,6 +110,17 @@ impl Lines {
     pub fn each<'a>(&'a self, mut look: impl FnMut(&'a Arc<Line>)) {
         let count = self.count.load(Ordering::Acquire);
         self.lines[..count].iter().filter_map(OnceLock::get).for_each(&mut look);
+    }
+
+    /// Shapes of inputs that requests have had, by the input's place; those of one line.
+    pub fn some_shapes(&self) -> Vec<(usize, Shape)> {
+        let mut shapes = Vec::new();
+        self.each(|line| {
+            if let (true, Some(layout)) = (shapes.is_empty(), line.layout()) {
+                shapes.extend(layout.inputs.iter().map(|part| (part.index, part.shape.clone())));
+            }
+        });
+        shapes
     }
 
     pub fn any(&self, look: impl Fn(&Line) -> bool) -> bool {
@@ -240,7 +255,7 @@ impl Lines {
             _ => Some(line::layout(self.signature(), shapes, kind, self.max_rows)?),
         };
         let id = self.model_id.get().copied().unwrap_or(0);
-        let line = Line::new(kind, key, layout, self.signature(), &self.traffic, id);
+        let line = Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), id);
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));
         self.count.store(count + 1, Ordering::Release);

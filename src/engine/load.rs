@@ -18,6 +18,7 @@ use crate::memory::Reservation;
 use crate::metrics::Traffic;
 use crate::panics::catch;
 use crate::platform;
+use crate::router::Limits;
 use crate::scheduler::gate::Share;
 use crate::scheduler::jobs::spawn;
 use crate::scheduler::selfcheck::{self, Verdict};
@@ -174,15 +175,24 @@ fn prepare(
     let batching = catch(|| Ok(decide_batching(&config, &*backend, core, order.interrupt)))?;
     order.check()?;
     let traffic: Arc<Traffic> = Arc::default();
+    let limits = Arc::new(Limits::new(&config.limits));
     let joins = batching == Verdict::Independent;
     let max_rows = config.batching.max_rows as usize;
-    let lines = Lines::new(backend.signature(), Arc::clone(&traffic), joins, max_rows, &config.batching.axes);
+    let lines = Lines::new(
+        backend.signature(),
+        Arc::clone(&traffic),
+        Arc::clone(&limits),
+        joins,
+        max_rows,
+        &config.batching.axes,
+    );
     let by_crew = core.serves(&*backend);
     let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
     let queue = Queue::new(config.batching.clone(), config.lanes, &core.table, lines, alarm);
     let signature = Arc::clone(backend.signature());
     let (residence, underway) = Residence::new(brought);
-    let model = Model::new(Parts { config, path, signature, batching, queue, residence, traffic, by_crew });
+    let model =
+        Model::new(Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew });
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {

@@ -4,12 +4,14 @@
 use super::lifecycle::Core;
 use super::queue::Queue;
 use super::residence::Residence;
+use super::warden::Mending;
 use crate::backend::{self, Copying, Layout, Memory, Prepared, ProviderReport};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::metrics::Traffic;
+use crate::router::Limits;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
 use crate::tensor::Signature;
@@ -53,10 +55,12 @@ pub struct Model {
     pub queue: Queue,
     pub residence: Residence,
     pub traffic: Arc<Traffic>,
+    pub limits: Arc<Limits>,
     /// How many loads have asked for it: it goes when all of them were cancelled. See `Models::release`.
     pub wanted: AtomicU32,
     failures: AtomicU32,
     device_lost: AtomicBool,
+    pub mending: Mending,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
     /// It is a version of the repository's, which alone takes it out again.
@@ -74,17 +78,19 @@ pub struct Parts {
     pub queue: Queue,
     pub residence: Residence,
     pub traffic: Arc<Traffic>,
+    pub limits: Arc<Limits>,
     pub by_crew: bool,
 }
 
 impl Model {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, path, signature, batching, queue, residence, traffic, by_crew } = parts;
+        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew } = parts;
         Arc::new(Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),
             failures: AtomicU32::new(0),
             device_lost: AtomicBool::new(false),
+            mending: Mending::default(),
             is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
             config,
@@ -94,6 +100,7 @@ impl Model {
             queue,
             residence,
             traffic,
+            limits,
             by_crew,
         })
     }
@@ -162,6 +169,11 @@ impl Model {
             let reason = error.map(|error| format!(": {error}")).unwrap_or_default();
             logger.warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
         }
+    }
+
+    /// Whether its device is lost: nothing but loading it anew helps.
+    pub fn is_lost(&self) -> bool {
+        self.device_lost.load(Ordering::Relaxed)
     }
 
     pub fn state(&self) -> ModelState {

@@ -7,7 +7,7 @@ use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
-use crate::sync::{AtomicU32, Condvar, Mutex, Ordering, lock, wait_until};
+use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock, wait_until};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Models {
     loading: Mutex<HashMap<String, Arc<Loading>>>,
     /// The same, and versions of the repository's, for health.
     coming: Mutex<Vec<String>>,
+    /// How often models have come or gone.
+    changes: AtomicU64,
 }
 
 /// A model that stays while this lives.
@@ -47,6 +49,7 @@ impl Models {
             followers: Mutex::default(),
             loading: Mutex::default(),
             coming: Mutex::default(),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -102,12 +105,22 @@ impl Models {
 
     /// Takes a model out of the table: its handle is stale from now on, and nobody submits to it any more.
     pub fn remove(&self, id: ModelId) -> Result<Arc<Model>> {
-        self.slots.remove(id)
+        let model = self.slots.remove(id);
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        model
+    }
+
+    /// How often models have come or gone.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Puts a model into the table.
     pub fn insert(&self, model: Arc<Model>) -> Result<ModelId> {
-        self.slots.insert(&model, false, |id| model.queue.lines.set_model_id(id))
+        let id = self.slots.insert(&model, false, |id| model.queue.lines.set_model_id(id))?;
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        Ok(id)
     }
 
     /// Makes `name` mean this model from now on: all at once, for whoever has its handle. Nobody submits to the one
@@ -121,6 +134,7 @@ impl Models {
         }
         let id = self.slots.insert(model, true, |_| ())?;
         followers.insert(name.to_owned(), id);
+        self.changes.fetch_add(1, Ordering::SeqCst);
         Ok(id)
     }
 

@@ -7,7 +7,7 @@ use super::job;
 use super::table::{Table, ticket};
 use crate::error::{Error, Result, Status};
 use crate::sync::Ordering;
-use crate::tensor::{Data, Shape, StringSlice, Tensor, element_count};
+use crate::tensor::{CallerBuffer, Data, Shape, StringSlice, Tensor, element_count};
 use std::ffi::CStr;
 
 /// In a member's status: it was resolved before its run was over.
@@ -17,6 +17,9 @@ pub const MORE: u32 = 1 << 30;
 
 /// In a member's status: its extras say more, though the request brought none.
 pub const OWN: u32 = 1 << 29;
+
+/// In a member's status: another attempt has answered for it.
+pub const ANSWERED: u32 = 1 << 27;
 
 /// In a member's status: its first event of two is in its queue.
 pub const ANNOUNCED: u32 = 1 << 28;
@@ -76,9 +79,17 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         table.let_go(batch.index, 1);
         return event;
     }
+    let (mut teller, mut at) = (batch, member);
+    event.status = match word & ANSWERED {
+        0 => status(batch, member),
+        _ => {
+            (teller, at) = table.kept(batch.cold(member).hop.answer());
+            event.model = teller.line.model_id();
+            Status::from_code((word & !ANSWERED) as i32).unwrap_or(Status::Internal)
+        }
+    };
     // SAFETY: published by the lane.
-    let lap = unsafe { batch.lap() };
-    event.status = status(batch, member);
+    let lap = unsafe { teller.lap() };
     event.timing = Timing {
         queued_ns: lap.taken_ns.saturating_sub(request.submitted_ns),
         batched_ns: lap.started_ns.saturating_sub(lap.taken_ns),
@@ -88,15 +99,18 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
     let has_payload = match event.status {
         _ if request.flags.job => text(batch, member).is_some(),
         Status::Ok => {
-            event.outputs_count = batch.line.outputs_count();
+            event.outputs_count = teller.line.outputs_count();
             event.outputs_count > 0
         }
-        _ => text(batch, member).is_some(),
+        _ => text(teller, at).is_some(),
     };
     debug_assert_eq!(has_payload, table.slot(batch.index).held().is_set(member));
     if has_payload {
         event.payload = Some(Payload::new(table, ticket));
     } else {
+        if word & ANSWERED != 0 {
+            table.let_go(teller.index, 1);
+        }
         table.leave(1);
         table.let_go(batch.index, 1);
     }
@@ -265,17 +279,57 @@ pub fn copy_to_caller(batch: &Batch, member: usize) -> Result<()> {
             // SAFETY: the output is there, and stays for as long as the batch is held.
             size => unsafe { std::slice::from_raw_parts(place.data, size) },
         };
-        if !caller.write(bytes) {
-            let name = &batch.line.signature().outputs[index].name;
-            let (size, room) = (bytes.len(), caller.capacity());
-            return Err(Error::new(
-                Status::BufferTooSmall,
-                format!("output {name:?} has {size} bytes, the buffer given for it {room}"),
-            ));
-        }
+        write_to_caller(&mut caller, bytes, batch, index)?;
         extras.outputs[index] = Some(caller);
     }
     Ok(())
+}
+
+/// How a member has ended that its lane has resolved.
+///
+/// # Safety
+/// The caller is the lane, which has noted down how the run went.
+pub unsafe fn ended_as(batch: &Batch, member: usize) -> Status {
+    status(batch, member)
+}
+
+/// The host's own memory for a member's output, if it gave some.
+///
+/// # Safety
+/// The member is published, and the batch held.
+pub unsafe fn callers_memory(batch: &Batch, member: usize, index: usize) -> Option<*const u8> {
+    // SAFETY: promised by the caller.
+    let (request, extras) = unsafe { (batch.request(member), batch.extras(member)) };
+    let caller = extras.outputs.get(index).filter(|_| request.flags.extras)?.as_ref()?;
+    Some(caller.address().cast_const())
+}
+
+/// Copies what a child has answered to the memory that the host gave its parent.
+///
+/// # Safety
+/// The child's outputs are there, and the caller has resolved the parent.
+pub unsafe fn copy_answer(callers: &[Option<CallerBuffer>], child: &Batch, member: usize) -> Result<()> {
+    for (index, caller) in callers.iter().enumerate() {
+        let Some(mut caller) = caller.clone() else { continue };
+        let Some(place) = output(child, member, index) else { continue };
+        let bytes: &[u8] = match place.size_bytes {
+            0 => &[],
+            // SAFETY: promised by the caller.
+            size => unsafe { std::slice::from_raw_parts(place.data, size) },
+        };
+        write_to_caller(&mut caller, bytes, child, index)?;
+    }
+    Ok(())
+}
+
+fn write_to_caller(caller: &mut CallerBuffer, bytes: &[u8], batch: &Batch, index: usize) -> Result<()> {
+    if caller.write(bytes) {
+        return Ok(());
+    }
+    let name = &batch.line.signature().outputs[index].name;
+    let (size, room) = (bytes.len(), caller.capacity());
+    let text = format!("output {name:?} has {size} bytes, the buffer given for it {room}");
+    Err(Error::new(Status::BufferTooSmall, text))
 }
 
 /// Rows of an output moved together: what padding has put between them is taken out. `padded` and `shape` are one

@@ -213,6 +213,18 @@ impl Queue {
             || self.lines.any(|line| line.has_members(&self.table))
     }
 
+    /// Batches that wait, run and fill.
+    pub fn load(&self) -> f32 {
+        let running = self.running.load(Ordering::Relaxed) & !AWAY;
+        let mut batches =
+            running as usize + self.backlog.load(Ordering::Relaxed) + usize::from(!self.full.is_empty());
+        let mut rows = 0;
+        self.lines.each(|line| line.each_open(&self.table, |open| rows += open.rows));
+        let most = self.limits.max_rows.max(1) as usize;
+        batches += rows / most;
+        batches as f32 + (rows % most) as f32 / most as f32
+    }
+
     fn has_place(&self) -> bool {
         self.running.load(Ordering::SeqCst) < self.lanes
     }

@@ -3,6 +3,7 @@
 use super::ModelId;
 use super::lifecycle::{Core, Engine};
 use super::model::{Model, ModelState};
+use super::routes::is_route;
 use crate::backend::onnx;
 use crate::error::Result;
 use crate::memory::Kind;
@@ -85,6 +86,8 @@ impl Engine {
                     "version": model.config().version(),
                     "state": model.state().name(),
                     "residence": model.residence_name(),
+                    "rebuilt": model.mending.rebuilt.load(Ordering::Relaxed),
+                    "recovered": model.mending.recovered.load(Ordering::Relaxed),
                     "memory": model.residence.report(),
                     "buffer_bytes": model.traffic.buffer_bytes.load(Ordering::Relaxed),
                     "provider": provider.used,
@@ -102,6 +105,8 @@ impl Engine {
             "queue_depth": health.queue_depth,
             "in_flight": health.in_flight,
             "memory": core.memory_report(),
+            "routes": core.report_routes(),
+            "tenants": core.report_tenants(),
             "recent": core.history.entries(),
             "repository": core.repository.report(),
             "onnxruntime": onnx::loaded(),
@@ -136,12 +141,18 @@ impl Engine {
 
     /// The counters in Prometheus' text format.
     pub fn metrics_prometheus(&self) -> String {
-        self.with_metrics(metrics::prometheus)
+        let mut text = self.with_metrics(metrics::prometheus);
+        if !self.core().routes.is_empty() || self.core().table.tenants.is_used() {
+            text.push_str(&self.core().with_route_metrics(metrics::routes::prometheus));
+        }
+        text
     }
 
     /// The counters as JSON.
     pub fn metrics_json(&self) -> String {
-        self.with_metrics(|metrics, gauges, models| metrics::json(metrics, gauges, models).to_string())
+        let mut json = self.with_metrics(metrics::json);
+        (json["routes"], json["tenants"]) = self.core().with_route_metrics(metrics::routes::json);
+        json.to_string()
     }
 
     fn with_metrics<R>(&self, write: impl FnOnce(&metrics::Metrics, &Gauges, &[ModelTraffic<'_>]) -> R) -> R {
@@ -173,6 +184,9 @@ impl Engine {
 
     /// What a model is and how it runs, as JSON.
     pub fn model_info(&self, id: ModelId) -> Result<String> {
+        if is_route(id) {
+            return self.route_info(id);
+        }
         Ok(describe(&*self.core().models.get(id)?).to_string())
     }
 }
@@ -225,7 +239,9 @@ impl Core {
                 ModelState::Failed => health.models_failed += 1,
             }
         }
-        let trouble = health.models_degraded + health.models_failed > 0 || self.repository.is_in_trouble();
+        let trouble = health.models_degraded + health.models_failed > 0
+            || self.repository.is_in_trouble()
+            || self.routes_in_trouble();
         health.ok = health.accepting && !trouble;
         health.failed = !health.accepting
             || (health.models_failed > 0 && health.models_ready + health.models_degraded == 0);
@@ -233,7 +249,7 @@ impl Core {
     }
 }
 
-fn describe(model: &Model) -> Value {
+pub fn describe(model: &Model) -> Value {
     let config = model.config();
     let specs = |specs: &[TensorSpec]| specs.iter().map(describe_spec).collect::<Vec<_>>();
     let provider = model.provider();

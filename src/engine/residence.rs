@@ -249,10 +249,19 @@ impl Core {
     /// Takes a model's backend out of memory; false if it cannot go now. With `though_wanted`, also if requests wait,
     /// for which it comes back when there is room.
     pub fn evict(self: &Arc<Self>, model: &Arc<Model>, reason: &str, though_wanted: bool) -> bool {
+        model.is_evictable() && self.take_out_of_memory(model, reason, though_wanted)
+    }
+
+    /// Frees the backend of a model that has failed, so that it is loaded anew; false if it cannot be now.
+    pub fn rebuild(self: &Arc<Self>, model: &Arc<Model>) -> bool {
+        model.can_reload() && self.take_out_of_memory(model, "it has failed", true)
+    }
+
+    fn take_out_of_memory(self: &Arc<Self>, model: &Arc<Model>, reason: &str, though_wanted: bool) -> bool {
         let residence = &model.residence;
         {
             let mut inner = lock(&residence.inner);
-            if inner.stay != Stay::Resident || !model.is_evictable() || !model.queue.leave(though_wanted) {
+            if inner.stay != Stay::Resident || !model.queue.leave(though_wanted) {
                 return false;
             }
             inner.stay = Stay::Evicting;

@@ -12,6 +12,9 @@ use super::line::{Kind, Line, Seat};
 use super::model::Model;
 use super::models::ModelPin;
 use super::outcome::{self, EARLY, Which};
+use super::quotas::{Entry, Quotas};
+use super::routes::is_route;
+use super::routing::{Attempt, ChildOf};
 use super::table::ticket;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -33,10 +36,16 @@ impl Engine {
         let submit = || {
             queue.check_engine(core)?;
             let now = now_ns();
+            if is_route(description.model) {
+                return core.submit_routed(description, queue, now);
+            }
             let model = core.models.pin(description.model, true)?;
             let mut admitted = Admitted::default();
             admit(description, &model, &mut admitted)?;
-            core.submit(description, &admitted, &model, Some(queue.completion()), now)
+            let quotas = core.enter_model(&model, description, &admitted, now)?;
+            let role = Role { quotas, ..Role::default() };
+            let submitted = core.submit(description, &admitted, &model, Some(queue.completion()), now, &role);
+            submitted.inspect_err(|_| core.undo_limits(quotas, &model, None, admitted.rows))
         };
         submit().inspect_err(|error| self.count_rejection(error))
     }
@@ -64,15 +73,26 @@ impl Engine {
         let deadline = if own_deadline == 0 { timeout_at } else { own_deadline.min(timeout_at) };
         let description = &*description;
         let work = || -> Result<Event> {
+            if is_route(description.model) {
+                return core.infer_routed(description, now, deadline);
+            }
             let model = core.models.pin(description.model, true)?;
             let mut admitted = Admitted::default();
             admit(description, &model, &mut admitted)?;
-            let model = match core.infer_here(description, &admitted, model, now)? {
-                Ok(event) => return Ok(event),
+            let quotas = core.enter_model(&model, description, &admitted, now)?;
+            let role = Role { quotas, ..Role::default() };
+            let undo = |model: &Model| core.undo_limits(quotas, model, None, admitted.rows);
+            let here = core.run_here(description, &admitted, model, None, now, &role);
+            let model = match here.map_err(|(error, model)| {
+                undo(&model);
+                error
+            })? {
+                Ok(seat) => return Ok(core.event_of_run(&seat)),
                 Err(model) => model,
             };
             let completion = core.table.new_queue(2);
-            let submitted = core.submit(description, &admitted, &model, Some(&completion), now);
+            let submitted = core.submit(description, &admitted, &model, Some(&completion), now, &role);
+            let submitted = submitted.inspect_err(|_| undo(&model));
             drop(model);
             let event = submitted.map(|_| core.wait_terminal(&completion, deadline));
             core.table.put_queue(&completion);
@@ -92,6 +112,18 @@ impl Engine {
     }
 }
 
+/// What a request is, besides what its description says.
+#[derive(Clone, Copy, Default)]
+pub struct Role<'a> {
+    /// It came through a route.
+    pub attempt: Option<&'a Attempt<'a>>,
+    /// It is an attempt for another request, or for nobody.
+    pub child_of: Option<ChildOf<'a>>,
+    pub quotas: Quotas,
+    /// It waits for its turn, in a batch of this line.
+    pub waits: Option<&'a Arc<Line>>,
+}
+
 /// A request that has its place, and what is still to be done for it.
 struct Placed<'a> {
     seat: Seat,
@@ -102,19 +134,24 @@ struct Placed<'a> {
 
 impl Core {
     /// Puts a request that was found good into a batch of its model.
-    fn submit(
+    pub(super) fn submit(
         self: &Arc<Self>,
         description: &RequestDescription<'_>,
         admitted: &Admitted<'_>,
         model: &ModelPin<'_>,
         completion: Option<&Arc<CompletionQueue>>,
         now: u64,
+        role: &Role<'_>,
     ) -> Result<Ticket> {
-        let placed = self.place(description, admitted, model, completion, now, false);
+        let placed = self.place(description, admitted, model, completion, now, role, false);
         // Even without a place of its own it may have handed over a full batch, in which others wait.
         let placed = placed.inspect_err(|_| _ = self.see_to(model))?;
         let Placed { seat, batch, passing } = placed;
         let ticket = ticket(seat.generation, seat.index, seat.member);
+        if let Some((_, cell)) = role.child_of {
+            // Before anybody can see it: whoever resolves the parent finds it.
+            cell.inspect(|cell| cell.store(ticket, Ordering::SeqCst));
+        }
         if description.deadline_ns == 0 {
             batch.written.set(seat.member);
         } else {
@@ -145,14 +182,18 @@ impl Core {
         away
     }
 
-    /// Runs a request on this thread, if its model is idle; if not, gives the model back.
-    fn infer_here<'a>(
+    /// Runs a request on this thread, if its model is idle; if not, gives the model back. With a completion queue its
+    /// event comes there; without, it is for the caller to make.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn run_here<'a>(
         self: &Arc<Self>,
         description: &RequestDescription<'_>,
         admitted: &Admitted<'_>,
         model: ModelPin<'a>,
+        completion: Option<&Arc<CompletionQueue>>,
         now: u64,
-    ) -> Result<std::result::Result<Event, ModelPin<'a>>> {
+        role: &Role<'_>,
+    ) -> std::result::Result<std::result::Result<Seat, ModelPin<'a>>, (Error, ModelPin<'a>)> {
         if !model.queue.try_enter() {
             return Ok(Err(model));
         }
@@ -163,8 +204,14 @@ impl Core {
             model.queue.finished();
             return Ok(Err(pin));
         };
-        let placed = self.place(description, admitted, &model, None, now, true);
-        let Placed { seat, batch, passing } = placed.inspect_err(|_| model.queue.finished())?;
+        let Placed { seat, batch, passing } =
+            match self.place(description, admitted, &model, completion, now, role, true) {
+                Ok(placed) => placed,
+                Err(error) => {
+                    model.queue.finished();
+                    return Err((error, pin));
+                }
+            };
         batch.written.set(0);
         if description.deadline_ns != 0 {
             self.note_deadline(batch, description.deadline_ns);
@@ -179,17 +226,72 @@ impl Core {
         if let Some(line) = passing {
             line.retire(&self.table);
         }
+        Ok(Ok(seat))
+    }
+
+    /// The event of a request without a completion queue that has run here.
+    fn event_of_run(&self, seat: &Seat) -> Event {
+        // SAFETY: the member's hold is this thread's.
+        let batch = unsafe { self.table.batch(seat.index) };
         let early = || batch.members[0].status.load(Ordering::Acquire) & EARLY != 0;
         while !batch.published.is_set(0) && !early() {
             spin_loop(); // whoever resolved it is about to say how
         }
         // SAFETY: it is resolved, the member's hold is this thread's, and nobody else makes the event.
-        Ok(Ok(unsafe { outcome::event(&self.table, batch, 0, Which::Terminal) }))
+        unsafe { outcome::event(&self.table, batch, 0, Which::Terminal) }
+    }
+
+    /// For a request that names its model: lets it in by the limits.
+    #[inline]
+    fn enter_model(
+        &self,
+        model: &Model,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        now: u64,
+    ) -> Result<Quotas> {
+        match self.enter_limits(model, None, description.tenant, admitted.rows, now)? {
+            Entry::Enters(quotas) | Entry::Waits(quotas) => Ok(quotas),
+        }
+    }
+
+    /// Submits an attempt for a request that has its ticket elsewhere, or for nobody.
+    pub(super) fn submit_child(
+        self: &Arc<Self>,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        model: &ModelPin<'_>,
+        attempt: Option<&Attempt<'_>>,
+        now: u64,
+        child_of: ChildOf<'_>,
+    ) -> Result<Ticket> {
+        let role = Role { attempt, child_of: Some(child_of), ..Role::default() };
+        self.submit(description, admitted, model, None, now, &role)
+    }
+
+    /// Puts a request that waits for its turn into a batch of its own. The lane's hold on that is the caller's.
+    pub(super) fn place_to_wait(
+        self: &Arc<Self>,
+        description: &RequestDescription<'_>,
+        admitted: &Admitted<'_>,
+        model: &Model,
+        completion: &Arc<CompletionQueue>,
+        now: u64,
+        role: &Role<'_>,
+    ) -> Result<(Ticket, u32)> {
+        let placed = self.place(description, admitted, model, Some(completion), now, role, true)?;
+        let Placed { seat, batch, .. } = placed;
+        batch.written.set(0);
+        if description.deadline_ns != 0 {
+            self.note_deadline(batch, description.deadline_ns);
+        }
+        Ok((ticket(seat.generation, seat.index, 0), seat.index))
     }
 
     /// Finds a place for a request and writes it there. What is left is to mark it as written. Without a completion
     /// queue nobody but the caller hears of its end. With `alone` it shares its batch with nobody, and the caller is
     /// the lane.
+    #[allow(clippy::too_many_arguments)]
     fn place<'a>(
         self: &'a Arc<Self>,
         description: &RequestDescription<'_>,
@@ -197,10 +299,11 @@ impl Core {
         model: &Model,
         completion: Option<&Arc<CompletionQueue>>,
         now: u64,
+        role: &Role<'_>,
         alone: bool,
     ) -> Result<Placed<'a>> {
         let lines = &model.queue.lines;
-        let usual = lines.usual().filter(|_| admitted.is_usual);
+        let usual = role.waits.or_else(|| lines.usual().filter(|_| admitted.is_usual));
         let found = match usual {
             Some(_) => None,
             None => Some(lines.find(&admitted.given, admitted.rows)?),
@@ -229,7 +332,11 @@ impl Core {
                 completion.unreserve(events);
             }
         };
-        self.table.enter().inspect_err(undo)?;
+        // Children are few, and not the host's.
+        let alive = u32::from(role.child_of.is_none());
+        if alive > 0 {
+            self.table.enter().inspect_err(undo)?;
+        }
         let rows = if line.kind() == Kind::Joined { admitted.rows } else { 1 };
         let level = description.level;
         let seat = match alone {
@@ -237,7 +344,7 @@ impl Core {
             false => line.join(&self.table, &self.pool, level, rows, |index| model.queue.push_full(index)),
         };
         let seat = seat.inspect_err(|error| {
-            self.table.leave(1);
+            self.table.leave(alive);
             undo(error);
         })?;
         // SAFETY: the place is claimed, so the batch is held until it is released.
@@ -246,6 +353,13 @@ impl Core {
             self.table.slot(seat.index).oldest_ns.store(now, Ordering::Relaxed);
         }
         write_rows(batch, admitted, seat.first_row, sizes.is_some());
+        let child = role.child_of.is_some();
+        let routed = !child && (role.attempt.is_some() || role.quotas.any());
+        if child || routed {
+            let hop = &batch.cold(seat.member).hop;
+            hop.begin(role.attempt, role.child_of.map(|(parent, _)| parent));
+            hop.quotas.store(role.quotas.0, Ordering::Relaxed);
+        }
         let request = Request {
             submitted_ns: now,
             deadline_ns: description.deadline_ns,
@@ -253,7 +367,7 @@ impl Core {
             queue: completion.map_or(ptr::null(), Arc::as_ptr),
             rows: admitted.rows as u32,
             first_row: AtomicU32::new(seat.first_row as u32),
-            flags: Flags { extras: extras.is_some(), lends, ..Flags::default() },
+            flags: Flags { extras: extras.is_some(), lends, routed, child, ..Flags::default() },
         };
         // SAFETY: the place is claimed and not marked as written.
         unsafe { batch.write_member(seat.member, request, extras) };
@@ -319,7 +433,7 @@ fn write_padded(to: &mut [u8], place: &Shape, from: &[u8], shape: &[i64], elemen
 
 impl Core {
     /// Waits for the last event of the one request of a private queue; returns the terminal one.
-    fn wait_terminal(self: &Arc<Self>, completion: &CompletionQueue, deadline_ns: u64) -> Event {
+    pub(super) fn wait_terminal(self: &Arc<Self>, completion: &CompletionQueue, deadline_ns: u64) -> Event {
         let mut terminal: Option<Event> = None;
         loop {
             let until = if terminal.is_none() { deadline_ns } else { u64::MAX };

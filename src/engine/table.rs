@@ -6,21 +6,23 @@
 
 use super::batch::{Batch, Lent, Phase};
 use super::completion::{CompletionQueue, Link};
-use super::event::OutputRef;
 use super::outcome;
+use super::relay::abandon;
 use super::{Ticket, next_generation, random_generation};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::metrics::{Metrics, Traffic};
+use crate::router::Tenants;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::roster::{Claims, Counts, Held, Life};
 use crate::stack::FreeList;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use std::ffi::CStr;
 use std::ops::Deref;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, OnceLock};
+
+mod holding;
 
 /// Slots are allocated by the chunk, when first needed.
 const CHUNK: u32 = 256;
@@ -87,6 +89,7 @@ pub struct Table {
     /// Rung after every batch of a closed engine.
     settled: Bell,
     pub metrics: Arc<Metrics>,
+    pub tenants: Tenants,
     queues: Mutex<Queues>,
 }
 
@@ -132,7 +135,7 @@ pub fn ticket(generation: u32, index: u32, member: usize) -> Ticket {
 }
 
 impl Table {
-    pub fn new(capacity: u32, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(capacity: u32, metrics: Arc<Metrics>, tenants: Tenants) -> Arc<Self> {
         // Every request may be alone in its batch, and some batches are open or free besides.
         let slots = capacity.saturating_add(1 << 14).min(1 << BATCH_BITS);
         Arc::new(Table {
@@ -148,6 +151,7 @@ impl Table {
             closed: AtomicBool::new(false),
             settled: Bell::default(),
             metrics,
+            tenants,
             queues: Mutex::default(),
         })
     }
@@ -316,6 +320,11 @@ impl Table {
         }
     }
 
+    /// The ticket of a member of a batch that is held.
+    pub fn ticket_of(&self, batch: &Batch, member: usize) -> Ticket {
+        ticket(self.slot(batch.index).life().generation(), batch.index, member)
+    }
+
     /// A hold on a ticket's batch, if the ticket is not stale, and its member.
     #[inline]
     pub fn pin(&self, ticket: Ticket) -> Option<(Pin<'_>, usize)> {
@@ -370,7 +379,7 @@ impl Table {
                 word |= outcome::MORE;
             }
             batch.members[member].status.store(word, Ordering::Relaxed);
-            if !flags.job {
+            if !flags.job && !flags.child {
                 self.metrics.traffic.outcomes.count(status);
                 batch.line.traffic.outcomes.count(status);
             }
@@ -386,6 +395,9 @@ impl Table {
                 batch.members[member].status.fetch_or(outcome::ANNOUNCED, Ordering::AcqRel);
             }
             batch.interrupt_if_unwanted(member);
+            if (flags.routed || flags.child) && abandon(self, batch, member, flags.child) {
+                self.let_go(batch.index, 1);
+            }
         }
         drop(publishing);
         if won && self.is_closed() {
@@ -474,6 +486,9 @@ impl Table {
             if !job && (!queued || pin.phase() == Phase::Queued) {
                 let members = self.slot(pin.index).claims.counts().members;
                 count += (members - pin.resolved.count(members)) as u64;
+                if pin.has_routed() {
+                    count = count.saturating_sub(pin.unresolved_children(members));
+                }
             }
         });
         count
@@ -511,59 +526,6 @@ impl Table {
             }
         });
         self.wait_settled(u64::MAX);
-    }
-
-    // ---- what the host holds
-
-    /// The host is done with what a request left behind. Nothing happens if it was before.
-    ///
-    /// # Safety
-    /// The table is there: the ticket's event is not released, or the engine lives.
-    pub unsafe fn release_at(this: NonNull<Table>, ticket: Ticket) {
-        // SAFETY: promised by the caller.
-        let table = unsafe { this.as_ref() };
-        let (generation, index, member) = parts(ticket);
-        if index >= table.fresh.load(Ordering::Acquire) {
-            return;
-        }
-        let slot = table.slot(index);
-        if !slot.life().is_held(generation) || !slot.hosts.held.unset(member) {
-            return;
-        }
-        // A hold is this thread's now, so the lap cannot end. If it is another one, a copy of an event was released
-        // in two threads at once, and this one was late by a whole lap.
-        if slot.life().generation() != generation {
-            slot.hosts.held.set(member);
-            return;
-        }
-        table.leave(1);
-        // From here on the table may be gone, if this was all that kept it: nothing of it is touched after the hold is
-        // let go of, but by whoever frees the batch, who keeps the table for that long.
-        table.let_go(index, 1);
-    }
-
-    /// Where an output of a resolved request is; it stays there until `release`.
-    pub fn output(&self, ticket: Ticket, index: u32) -> Option<OutputRef> {
-        let (batch, member) = self.held_batch(ticket)?;
-        outcome::output(batch, member, index as usize)
-    }
-
-    /// Reads what a failed request left as its reason.
-    pub fn with_text<R>(&self, ticket: Ticket, read: impl FnOnce(&CStr) -> R) -> Option<R> {
-        let (batch, member) = self.held_batch(ticket)?;
-        outcome::text(batch, member).map(read)
-    }
-
-    /// The batch of an event that the host has and has not released.
-    fn held_batch(&self, ticket: Ticket) -> Option<(&Batch, usize)> {
-        let (generation, index, member) = parts(ticket);
-        if index >= self.fresh.load(Ordering::Acquire) || !self.slot(index).life().is_held(generation) {
-            return None;
-        }
-        // SAFETY: somebody holds it in this lap; if that is the host with the event, as it says, it stays held. (A host
-        // that uses an event while it releases it in another thread breaks the header's rule.)
-        let batch = unsafe { self.batch(index) };
-        self.slot(index).hosts.held.is_set(member).then_some((batch, member))
     }
 
     // ---- completion queues, which live as long as the table

@@ -10,7 +10,10 @@ use crate::clock::now_ns;
 use crate::config::ExampleConfig;
 use crate::error::{Error, Result, Status};
 use crate::scheduler::selfcheck;
-use crate::tensor::{DType, Dim, Shape, write_number};
+use crate::tensor::{
+    Buffer, DType, Data, Dim, Shape, StringTensor, Tensor, TensorSpec, element_count, size_bytes,
+    write_number,
+};
 use std::sync::Arc;
 
 /// How long to warm up, beyond what must be run.
@@ -190,6 +193,41 @@ fn run(
     let result = work();
     core.table.let_go(seat.index, 2);
     result
+}
+
+/// Inputs for one row, made up as for a warm-up: of shapes that were seen, as far as the model leaves them open.
+pub fn example(core: &Core, model: &Model) -> Result<Vec<Option<Tensor>>> {
+    let seen = model.queue.lines.some_shapes();
+    let signature = &model.signature;
+    let make = |(index, spec): (usize, &TensorSpec)| -> Result<Option<Tensor>> {
+        let example = model.config.warmup.inputs.get(&spec.name);
+        if spec.optional && example.is_none() {
+            return Ok(None);
+        }
+        let known = seen.iter().find(|(input, _)| *input == index).map(|(_, shape)| shape);
+        let size = |(axis, dim): (usize, &Dim)| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Symbolic(_) if axis == 0 && model.joins_rows() => 1,
+            Dim::Symbolic(name) => {
+                let said = example.and_then(|example| example.shape.get(axis)).map(|&size| i64::from(size));
+                let bucket = model.config.batching.axes.get(name).and_then(|axis| axis.buckets.first());
+                said.or(bucket.map(|&size| i64::from(size)))
+                    .or(known.and_then(|shape| shape.get(axis).copied()))
+                    .unwrap_or(1)
+            }
+        };
+        let shape: Shape = spec.dims.iter().enumerate().map(size).collect();
+        if spec.dtype == DType::String {
+            let texts = vec![&b"a"[..]; element_count(&shape).unwrap_or(0)];
+            let data = Data::Strings(StringTensor::copy_of(texts.into_iter())?);
+            return Ok(Some(Tensor { dtype: spec.dtype, shape, data }));
+        }
+        let mut buffer = Buffer::zeroed(&core.pool, size_bytes(spec.dtype, &shape)?)?;
+        let row_bytes = buffer.bytes().len();
+        fill(buffer.bytes_mut(), spec.dtype, row_bytes, example)?;
+        Ok(Some(Tensor { dtype: spec.dtype, shape, data: Data::Owned(buffer) }))
+    };
+    signature.inputs.iter().enumerate().map(make).collect()
 }
 
 /// Fills an input with its example, row by row, or with zeros.

@@ -32,6 +32,7 @@ unsafe fn write_error(error: *mut blaze_error, failure: &Error) {
     // SAFETY: promised by the caller.
     let Some(error) = (unsafe { error.as_mut() }) else { return };
     error.status = failure.status.code();
+    error.retry_after_ns = failure.retry_after_ns;
     let room = error.message.len() - 1;
     // Cut at a character's end, so that what is left is UTF-8 still.
     let end = (0..=failure.message.len().min(room)).rev().find(|&end| failure.message.is_char_boundary(end));
@@ -48,11 +49,11 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_between_characters() {
-        let mut error = blaze_error { status: 0, message: [1; 1020] };
+        let mut error = blaze_error { status: 0, message: [1; 1012], retry_after_ns: 1 };
         let code = unsafe { guard(&mut error, || Err(Error::new(Status::Busy, "ü".repeat(600)))) };
         assert_eq!((code, error.status), (202, 202));
         let text = unsafe { std::ffi::CStr::from_ptr(error.message.as_ptr()) };
-        assert_eq!(text.to_str().unwrap(), "ü".repeat(509));
+        assert_eq!(text.to_str().unwrap(), "ü".repeat(505));
         assert_eq!(unsafe { guard(std::ptr::null_mut(), || Ok(())) }, 0);
         let panicked = unsafe { guard(&mut error, || panic!("oh")) };
         assert_eq!(panicked, Status::Internal.code());

@@ -18,16 +18,18 @@ pub mod model;
 pub mod queue;
 pub mod reports;
 pub mod request;
+pub mod route;
 pub mod status;
 pub mod tensor;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 10] = [
+pub const HEADER_PARTS: [(&str, &str); 11] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
     ("Engines", "src/ffi/engine.rs"),
     ("Models", "src/ffi/model.rs"),
+    ("Routes and tenants", "src/ffi/route.rs"),
     ("Tensors", "src/ffi/tensor.rs"),
     ("Events", "src/ffi/event.rs"),
     ("Requests", "src/ffi/request.rs"),

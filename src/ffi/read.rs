@@ -20,6 +20,14 @@ pub unsafe trait Sized32: Copy {
 
 /// Declares structs of the header that begin with their size.
 macro_rules! sized {
+    // A struct whose first version ended before `field`.
+    ($name:ident since $field:ident) => {
+        // SAFETY: as below.
+        unsafe impl $crate::ffi::read::Sized32 for $name {
+            const NAME: &'static str = stringify!($name);
+            const FIRST_SIZE: usize = std::mem::offset_of!($name, $field);
+        }
+    };
     ($($name:ident),*) => { $(
         // SAFETY: whoever lists a struct here has made it `repr(C)`, with `struct_size: u32` first and only
         // fields in which zeroes are valid.

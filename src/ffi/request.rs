@@ -33,15 +33,16 @@ pub struct blaze_request {
     pub struct_size: u32,
     /// BLAZE_REQUEST_BORROW or 0.
     pub flags: u32,
+    /// A model, or a route.
     pub model: blaze_model,
     pub priority: blaze_priority,
     /// Must be 0.
     pub reserved: u32,
     /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
     pub deadline_ns: u64,
-    /// For routes with sticky sessions, which this version does not have: ignored.
+    /// For routes: requests of the same session may go to the same target; 0: none.
     pub session_id: u64,
-    /// For limits and quotas by tenant, which this version does not have: ignored.
+    /// Whose limits the request is under, and whose turn it takes; 0: nobody's.
     pub tenant_id: u64,
     /// Comes back in every event.
     pub user_data: u64,
@@ -52,9 +53,11 @@ pub struct blaze_request {
     pub outputs: *const blaze_tensor,
     pub inputs_count: u32,
     pub outputs_count: u32,
+    /// For routes with "hash_on": "key": requests with the same key go to the same target; 0: none.
+    pub route_key: u64,
 }
 
-sized!(blaze_request);
+sized!(blaze_request since route_key);
 
 /// The most inputs, and the most outputs, that a request may describe.
 const MAX_TENSORS: u32 = 4096;
@@ -72,7 +75,8 @@ const MAX_TENSORS: u32 = 4096;
 ///
 /// Never blocks. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STRUCT; INVALID_NAME; INVALID_DTYPE; INVALID_SHAPE; INVALID_SIZE;
-/// UNSUPPORTED; NOT_FOUND (the model); SHUT_DOWN; QUEUE_FULL; OVER_BUDGET; OUT_OF_MEMORY.
+/// UNSUPPORTED; NOT_FOUND (the model, the route, or every target of a route); SHUT_DOWN; QUEUE_FULL; RATE_LIMITED (with
+/// `retry_after_ns`); OVER_QUOTA; OVER_BUDGET; OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_submit(
     engine: *mut blaze_engine,
@@ -175,6 +179,8 @@ unsafe fn describe(request: *const blaze_request, description: &mut RequestDescr
     description.level = (request.priority - BLAZE_PRIORITY_LOW) as usize;
     description.deadline_ns = request.deadline_ns;
     description.user_data = request.user_data;
+    (description.session, description.tenant) = (request.session_id, request.tenant_id);
+    description.route_key = request.route_key;
     // SAFETY: promised by the caller.
     unsafe {
         let inputs = &mut description.inputs;

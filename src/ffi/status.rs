@@ -84,7 +84,9 @@ pub struct blaze_error {
     /// What the call returned.
     pub status: blaze_status,
     /// A sentence for people, UTF-8, NUL-terminated, cut if it is longer.
-    pub message: [c_char; 1020],
+    pub message: [c_char; 1012],
+    /// After so long, in nanoseconds, the same call may succeed: for RATE_LIMITED. 0: not known.
+    pub retry_after_ns: u64,
 }
 
 /// The name of a status without its prefix, such as "QUEUE_FULL"; "UNKNOWN" for a number that is none.

@@ -1,9 +1,11 @@
 //! Counters, gauges and latency histograms, and their text forms.
 
 mod histogram;
+pub mod routes;
 mod text;
 
 pub use histogram::Histogram;
+pub use routes::{RouteMetrics, TargetMetrics, TenantMetrics};
 pub use text::{json, prometheus};
 
 use crate::error::Status;
@@ -73,6 +75,8 @@ impl Outcomes {
 pub struct Rejections {
     pub queue_full: Counter,
     pub over_budget: Counter,
+    pub rate_limited: Counter,
+    pub over_quota: Counter,
     pub invalid: Counter,
     pub shut_down: Counter,
     pub other: Counter,
@@ -84,6 +88,8 @@ impl Rejections {
         let counter = match status {
             Status::QueueFull => &self.queue_full,
             Status::OverBudget | Status::OutOfMemory => &self.over_budget,
+            Status::RateLimited => &self.rate_limited,
+            Status::OverQuota => &self.over_quota,
             Status::ShutDown => &self.shut_down,
             _ if (100..300).contains(&status.code()) => &self.invalid,
             _ => &self.other,
@@ -92,10 +98,12 @@ impl Rejections {
     }
 
     /// Names as in the `reason` label, with the counts.
-    pub fn each(&self) -> [(&'static str, u64); 5] {
+    pub fn each(&self) -> [(&'static str, u64); 7] {
         [
             ("queue_full", self.queue_full.get()),
             ("over_budget", self.over_budget.get()),
+            ("rate_limited", self.rate_limited.get()),
+            ("over_quota", self.over_quota.get()),
             ("invalid", self.invalid.get()),
             ("shut_down", self.shut_down.get()),
             ("other", self.other.get()),

@@ -83,15 +83,15 @@ pub fn prometheus(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>
     text.0
 }
 
-struct Exposition(String);
+pub(super) struct Exposition(pub String);
 
 impl Exposition {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let labels: Vec<String> =
             labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
         let _ = match labels.is_empty() {
@@ -160,7 +160,7 @@ pub fn json(metrics: &Metrics, gauges: &Gauges, models: &[ModelTraffic<'_>]) -> 
     })
 }
 
-fn durations(histogram: &Histogram) -> Value {
+pub(super) fn durations(histogram: &Histogram) -> Value {
     let [p50, p90, p99, p999] = histogram.quantiles([0.5, 0.9, 0.99, 0.999]);
     object!({
         "count": histogram.count(), "sum": histogram.sum(), "max": histogram.max(),

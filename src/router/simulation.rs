@@ -170,6 +170,8 @@ impl Scenario {
                         now_ns: now,
                         key,
                         tenant: key,
+                        session: 0,
+                        route_key: 0,
                         load: &load,
                     };
                     let picked = strategy.pick(&choice);

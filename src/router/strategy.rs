@@ -20,6 +20,9 @@ pub struct Choice<'a> {
     pub key: u64,
     /// What `client_hash` looks at; 0: the request has none.
     pub tenant: u64,
+    /// The request's own, for strategies of the host's; 0: none.
+    pub session: u64,
+    pub route_key: u64,
     /// How full the model of a target is, for `least_loaded`: rows queued and running over what one batch holds, and what
     /// its memory adds to that; from 0.
     pub load: &'a dyn Fn(usize) -> f32,

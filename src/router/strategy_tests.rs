@@ -35,7 +35,16 @@ fn strategy(name: &str, targets: &[Arc<Target>]) -> Box<dyn Strategy> {
 /// A choice among all of them, for a request without a key.
 fn among(targets: &[Arc<Target>]) -> Choice<'_> {
     let eligible = (1u128 << targets.len()) as u64;
-    Choice { targets, eligible: eligible.wrapping_sub(1), now_ns: START, key: 0, tenant: 0, load: &|_| 0.0 }
+    Choice {
+        targets,
+        eligible: eligible.wrapping_sub(1),
+        now_ns: START,
+        key: 0,
+        tenant: 0,
+        session: 0,
+        route_key: 0,
+        load: &|_| 0.0,
+    }
 }
 
 fn begin(target: &Target, count: usize) {

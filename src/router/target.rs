@@ -6,6 +6,7 @@ use super::ewma::PeakEwma;
 use crate::config::{BreakerConfig, TargetConfig};
 use crate::metrics::{Counter, Histogram};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use std::ffi::CString;
 use std::sync::{Arc, Weak};
 
 /// Reasons not to ask a target.
@@ -72,6 +73,7 @@ struct Hot {
 pub struct Target {
     /// The model's name, as the route's configuration has it.
     pub name: String,
+    pub c_name: CString,
     /// The model's handle; 0: there is none just now.
     pub model: AtomicU64,
     pub weight: AtomicU32,
@@ -109,6 +111,7 @@ const USUAL_NS: u64 = 30_000_000_000;
 impl Target {
     pub fn new(config: &TargetConfig, breaker: BreakerConfig, peers: &Arc<Peers>) -> Arc<Self> {
         let target = Target {
+            c_name: CString::new(config.model.as_str()).unwrap_or_default(),
             name: config.model.clone(),
             model: AtomicU64::new(0),
             weight: AtomicU32::new(0),
@@ -214,7 +217,10 @@ impl Target {
             change = self.breaker.succeeded(good, tally.slow, now_ns, || self.others_can());
         }
         if tally.failed == 0 {
-            self.usual.add(mean_ns, now_ns, USUAL_NS, false);
+            // What is slow becomes usual, but only by and by.
+            let usual = self.usual.get();
+            let most = if usual > 0.0 { usual * 1.5 } else { f32::MAX };
+            self.usual.add(mean_ns.min(most), now_ns, USUAL_NS, false);
             return self.changed(change);
         }
         self.failed.add(u64::from(tally.failed));

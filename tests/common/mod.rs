@@ -154,6 +154,7 @@ pub fn request(model: ModelId, inputs: &[Tensor]) -> RequestDescription<'_> {
         user_data: 0,
         inputs,
         outputs: Default::default(),
+        ..Default::default()
     }
 }
 

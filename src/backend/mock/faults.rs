@@ -22,7 +22,7 @@ impl Faults {
     pub fn strike_run(&self, interrupt: &Interrupt) -> Result<u64> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let mut extra_ns = 0u64;
-        for fault in self.faults.iter().filter(|fault| is_due(fault, run)) {
+        for fault in self.faults.iter().filter(|fault| is_due(fault, run) && is_on(fault, run)) {
             match fault.kind {
                 FaultKind::Slow => extra_ns = extra_ns.saturating_add(fault.latency_us.saturating_mul(1000)),
                 FaultKind::Hang => {
@@ -43,6 +43,13 @@ pub fn strike_load(config: &MockConfig) -> Result<()> {
         .iter()
         .filter(|fault| strikes_load(fault.kind))
         .try_for_each(|fault| fail(fault.kind, "load"))
+}
+
+/// Whether chance and the fault's switch have it strike.
+fn is_on(fault: &FaultConfig, run: u64) -> bool {
+    // Runs are numbered: the same ones are struck each time.
+    let chance = (run.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64;
+    chance < fault.share && fault.while_exists.as_ref().is_none_or(|path| std::path::Path::new(path).exists())
 }
 
 fn is_due(fault: &FaultConfig, run: u64) -> bool {
@@ -71,7 +78,15 @@ mod tests {
     #[test]
     fn faults_strike_the_runs_they_name() {
         let fault =
-            |after, every, count| FaultConfig { kind: FaultKind::Error, after, every, count, latency_us: 0 };
+            |after, every, count| FaultConfig {
+            kind: FaultKind::Error,
+            after,
+            every,
+            count,
+            share: 1.0,
+            while_exists: None,
+            latency_us: 0,
+        };
         let struck = |fault: &FaultConfig| (0..8).filter(|&run| is_due(fault, run)).collect::<Vec<u64>>();
         assert_eq!(struck(&fault(0, 1, None)), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(struck(&fault(2, 3, None)), [2, 5]);

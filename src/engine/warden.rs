@@ -1,0 +1,435 @@
+//! The warden: a thread that looks after routes while requests are under way, and after models that have failed. It finds
+//! attempts that take too long, asks targets how they are, lets waiting requests in, and has failed models rebuilt.
+
+use super::lifecycle::Core;
+use super::model::{Model, ModelState};
+use super::relay::Reason;
+use super::routes::{PlanPin, Way, each_routed};
+use super::routing::Attempt;
+use super::table::Pin;
+use super::{Ticket, warm_up};
+use crate::clock::now_ns;
+use crate::error::{Result, Status};
+use crate::router::{Bars, State, Tally};
+use crate::scheduler::bell::Bell;
+use crate::scheduler::jobs::spawn;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+const MS: u64 = 1_000_000;
+/// How often it looks while requests are under way.
+const TICK_NS: u64 = 2 * MS;
+/// How often it works out what is slow.
+const JUDGE_NS: u64 = 20 * MS;
+/// Without anything seen of a target, an attempt is waited for so long.
+const PATIENCE_NS: u64 = 10_000 * MS;
+/// Synthetic requests that fail in a row make a target unwell.
+const UNWELL_AFTER: u32 = 2;
+/// How long after a failed rebuild another is tried: at first, and at most.
+const REBUILD_NS: (u64, u64) = (100 * MS, 10_000 * MS);
+/// How long a rebuilt model's first request is waited for.
+const PROOF_NS: u64 = 10_000 * MS;
+
+/// What wakes the warden, and its thread.
+#[derive(Default)]
+pub struct Warden {
+    bell: Bell,
+    /// Something is to be looked at.
+    called: AtomicBool,
+    /// Nothing was under way when it last looked: who begins something must call.
+    rests: AtomicBool,
+    stopped: AtomicBool,
+    runs: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    judged_ns: AtomicU64,
+    /// For an engine without threads: when to look again.
+    next_ns: AtomicU64,
+}
+
+/// A way's synthetic requests.
+#[derive(Default)]
+pub struct Check {
+    state: Mutex<CheckState>,
+    /// How the latest has ended: see `Check::ended`.
+    result: AtomicU32,
+}
+
+#[derive(Default)]
+struct CheckState {
+    next_ns: u64,
+    /// The one that is under way, and since when.
+    sent: Option<(Ticket, u64)>,
+    failures: u32,
+    last_error: Option<String>,
+}
+
+const ENDED_WELL: u32 = 1;
+const ENDED_BADLY: u32 = 2;
+
+impl Check {
+    /// A synthetic request has ended.
+    pub fn ended(&self, status: Status) {
+        let result = if status == Status::Ok { ENDED_WELL } else { ENDED_BADLY };
+        self.result.store(result, Ordering::SeqCst);
+    }
+
+    /// Why the latest one failed, if it did.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.state).last_error.clone()
+    }
+}
+
+/// Rebuilding of a model that has failed.
+#[derive(Default)]
+pub struct Mending {
+    state: Mutex<(u64, u64)>,
+    underway: AtomicBool,
+    /// How often it was rebuilt, and how often that has helped.
+    pub rebuilt: AtomicU64,
+    pub recovered: AtomicU64,
+}
+
+impl Warden {
+    /// Has it look at once.
+    pub fn wake(&self) {
+        if !self.called.swap(true, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+
+    /// For who has begun an attempt: has it watched.
+    #[inline]
+    pub fn look(&self) {
+        if self.rests.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.called.store(true, Ordering::SeqCst);
+        self.bell.ring_all();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join(); // it does not panic
+        }
+    }
+}
+
+impl Core {
+    /// Starts the warden, unless it runs.
+    pub fn start_warden(self: &Arc<Self>) {
+        let warden = &self.warden;
+        if self.config.threads == Some(0) || warden.runs.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let core = Arc::clone(self);
+        let thread = spawn("blaze-warden", move || {
+            let warden = &core.warden;
+            while !warden.stopped.load(Ordering::SeqCst) {
+                warden.called.store(false, Ordering::SeqCst);
+                let until = core.tend(now_ns());
+                warden.bell.sleep(until, || warden.called.load(Ordering::SeqCst));
+            }
+        });
+        match thread {
+            Ok(thread) => *lock(&warden.thread) = Some(thread),
+            Err(error) => {
+                warden.runs.store(false, Ordering::SeqCst);
+                self.logger.error("route", format_args!("nobody looks after routes: {error}"));
+            }
+        }
+    }
+
+    /// For an engine without threads.
+    pub fn tend_if_due(self: &Arc<Self>) {
+        let warden = &self.warden;
+        let now = now_ns();
+        if warden.called.swap(false, Ordering::SeqCst) || now >= warden.next_ns.load(Ordering::Relaxed) {
+            let next = self.tend(now);
+            warden.next_ns.store(next, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks after everything once. Returns when to look again.
+    fn tend(self: &Arc<Self>, now: u64) -> u64 {
+        let mut next = self.tend_models(now);
+        if self.routes.is_empty() {
+            self.routes.sweep(self);
+            return next;
+        }
+        // Before the look: what begins from here on calls.
+        self.warden.rests.store(true, Ordering::SeqCst);
+        let judges = now >= self.warden.judged_ns.load(Ordering::Relaxed) + JUDGE_NS;
+        if judges {
+            self.warden.judged_ns.store(now, Ordering::Relaxed);
+        }
+        let mut underway = false;
+        for (_, plan) in self.routes.all() {
+            let Ok(plan) = self.routes.pin(plan.route.id.load(Ordering::SeqCst), false) else { continue };
+            self.rebind(&plan);
+            underway |= plan.targets.iter().any(|target| target.in_flight() > 0) || plan.route.has_waiting();
+            if judges {
+                self.judge(&plan);
+            }
+            self.let_in(&plan);
+            next = next.min(self.check_targets(&plan, now));
+        }
+        if underway {
+            self.warden.rests.store(false, Ordering::SeqCst);
+            self.table.each(|pin| each_routed(self, pin, |_, member| self.watch(pin, member, now)));
+            next = next.min(now + TICK_NS);
+        }
+        self.routes.sweep(self);
+        next
+    }
+
+    /// Works out what is slow for each target, and how long to wait for it.
+    fn judge(&self, plan: &PlanPin<'_>) {
+        let config = &plan.config;
+        for (index, way) in plan.ways.iter().enumerate() {
+            let target = &way.target;
+            let others = plan.targets.iter().enumerate().filter(|(other, _)| *other != index);
+            let latencies = others.map(|(_, other)| other.latency.get()).filter(|&latency| latency > 0.0);
+            let best_other = latencies.fold(f32::INFINITY, f32::min);
+            let usual = target.usual.get();
+            let slow_ns = match config.breaker.slow_ms {
+                Some(ms) => (ms * MS as f64) as u64,
+                None if config.breaker.slow_factor == 0.0 || usual == 0.0 => u64::MAX,
+                None => {
+                    let base = if best_other.is_finite() { usual.max(best_other) } else { usual };
+                    (f64::from(base) * config.breaker.slow_factor) as u64
+                }
+            };
+            target.slow_ns.store(slow_ns, Ordering::Relaxed);
+            let failed = self.models.pin(target.model.load(Ordering::Relaxed), false);
+            let failed = failed.is_ok_and(|model| model.state() == ModelState::Failed);
+            if target.bar(Bars::FAILED, failed) {
+                let what = if failed { "has failed" } else { "works again" };
+                let (route, target) = (&plan.route.name, &target.name);
+                self.logger.warn("route", format_args!("{route}: the model of {target} {what}"));
+            }
+            let seen = |share: f64| {
+                let quantile = |target: &crate::router::Target| target.times.quantiles([share])[0];
+                let own = quantile(target);
+                if own > 0 {
+                    own
+                } else {
+                    plan.targets.iter().map(|target| quantile(target)).max().unwrap_or(0)
+                }
+            };
+            let timeout_ns = match config.retry.attempt_timeout_ms {
+                Some(0) => u64::MAX,
+                Some(ms) => u64::from(ms) * MS,
+                None => match seen(0.99) {
+                    0 => PATIENCE_NS,
+                    p99 => (10 * p99).max(100 * MS),
+                },
+            };
+            way.timeout_ns.store(timeout_ns, Ordering::Relaxed);
+            let hedge_ns = config.hedge.quantile.map_or(u64::MAX, |share| match seen(share) {
+                0 => u64::MAX,
+                quantile => quantile.max((config.hedge.minimum_ms * MS as f64) as u64),
+            });
+            way.hedge_ns.store(hedge_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks at one attempt: whether it takes too long.
+    fn watch(self: &Arc<Self>, pin: &Pin<'_>, member: usize, now: u64) {
+        let hop = &pin.cold(member).hop;
+        let (Some(flags), true) = (pin.flags(member), hop.is_open() && !pin.resolved.is_set(member)) else {
+            return;
+        };
+        let Some(way) = hop.way() else { return };
+        let age_ns = now.saturating_sub(pin.submitted_ns(member));
+        if age_ns >= way.timeout_ns.load(Ordering::Relaxed) {
+            let Some(taken) = hop.take() else { return };
+            let mut tally = Tally::default();
+            tally.add(age_ns, true, u64::MAX);
+            let why = format!("no answer for {:.1} ms", age_ns as f64 / MS as f64);
+            taken.way.record(tally, u32::from(taken.probes), &why, now, self);
+            way.route.counters.timeouts.fetch_add(1, Ordering::Relaxed);
+            if flags.routed {
+                let _ = self.try_again(pin, member, Reason::Failover);
+            } else if let Some((parent, at)) = self.table.pin(hop.parent())
+                && !parent.resolved.is_set(at)
+            {
+                let _ = self.try_again(&parent, at, Reason::Failover);
+            }
+        } else if flags.routed && age_ns >= way.hedge_ns.load(Ordering::Relaxed) && hop.begun() == 1 {
+            let _ = self.try_again(pin, member, Reason::Hedge);
+        }
+    }
+
+    /// Sends synthetic requests to targets, and learns from those that have ended. Returns when to look again.
+    fn check_targets(self: &Arc<Self>, plan: &PlanPin<'_>, now: u64) -> u64 {
+        let config = &plan.config.health;
+        let Some(interval_ms) = config.interval_ms else { return u64::MAX };
+        let interval_ns = u64::from(interval_ms) * MS;
+        let timeout_ns = config.timeout_ms.map_or(interval_ns, |ms| u64::from(ms) * MS);
+        let mut next = u64::MAX;
+        for way in &plan.ways {
+            let mut state = lock(&way.check.state);
+            if let Some((ticket, since)) = state.sent {
+                let result = way.check.result.swap(0, Ordering::SeqCst);
+                let late = now >= since + timeout_ns;
+                if result == 0 && !late {
+                    next = next.min((now + TICK_NS).max(since + timeout_ns).min(now + 10 * TICK_NS));
+                    continue;
+                }
+                state.sent = None;
+                if result == 0 {
+                    self.give_up_check(ticket, since, now);
+                }
+                let error = match result {
+                    ENDED_WELL => None,
+                    0 => Some(format!("no answer within {} ms", timeout_ns / MS)),
+                    _ => Some("it failed".to_owned()),
+                };
+                self.note_check(way, &mut state, error);
+            }
+            if now >= state.next_ns {
+                state.next_ns = now + interval_ns;
+                if way.target.bars() & Bars::HARD == 0 {
+                    way.check.result.store(0, Ordering::SeqCst);
+                    way.target.begin();
+                    let attempt = Attempt { way, probes: false, waits: false };
+                    match self.send_check(&attempt) {
+                        Ok(ticket) => state.sent = Some((ticket, now)),
+                        Err(error) => {
+                            way.give_up(false);
+                            self.note_check(way, &mut state, Some(error.message));
+                        }
+                    }
+                }
+            }
+            let due = if state.sent.is_some() { now + TICK_NS } else { state.next_ns };
+            next = next.min(due);
+        }
+        next
+    }
+
+    fn note_check(&self, way: &Way, state: &mut CheckState, error: Option<String>) {
+        state.failures = if error.is_some() { state.failures + 1 } else { 0 };
+        state.last_error = error;
+        let unwell = state.failures >= UNWELL_AFTER;
+        if unwell != (way.target.bars() & Bars::UNWELL != 0) && (unwell || state.failures == 0) {
+            way.target.bar(Bars::UNWELL, unwell);
+            let what = state.last_error.as_deref().map_or("is well again".to_owned(), |why| {
+                format!("is unwell: {} synthetic requests in a row failed: {why}", state.failures)
+            });
+            self.logger.warn("route", format_args!("{}: {} {what}", way.route.name, way.target.name));
+        }
+    }
+
+    /// A synthetic request has taken too long.
+    fn give_up_check(&self, ticket: Ticket, since: u64, now: u64) {
+        let Some((pin, member)) = self.table.pin(ticket) else { return };
+        if let Some(taken) = pin.cold(member).hop.take() {
+            let mut tally = Tally::default();
+            tally.add(now.saturating_sub(since), true, u64::MAX);
+            taken.way.record(
+                tally,
+                u32::from(taken.probes),
+                "a synthetic request was not answered",
+                now,
+                self,
+            );
+        }
+        drop(pin);
+        self.table.resolve_early(ticket, Status::Expired);
+    }
+
+    /// Has failed models rebuilt. Returns when to look again.
+    fn tend_models(self: &Arc<Self>, now: u64) -> u64 {
+        let mut next = u64::MAX;
+        self.models.each(|model| {
+            if model.state() != ModelState::Failed || self.table.is_closed() {
+                return;
+            }
+            let mending = &model.mending;
+            if mending.underway.load(Ordering::SeqCst) {
+                next = next.min(now + JUDGE_NS);
+                return;
+            }
+            let mut state = lock(&mending.state);
+            if now < state.0 {
+                next = next.min(state.0);
+                return;
+            }
+            // One that was well for long begins anew.
+            let before = if now > state.0 + 6 * REBUILD_NS.1 { 0 } else { state.1 };
+            let wait_ns = (before * 2).clamp(REBUILD_NS.0, REBUILD_NS.1);
+            *state = (now + wait_ns, wait_ns);
+            mending.underway.store(true, Ordering::SeqCst);
+            let model = model.to_arc();
+            self.start_work("blaze-rebuild", move |core| {
+                core.mend(&model);
+                model.mending.underway.store(false, Ordering::SeqCst);
+                core.warden.wake();
+            });
+            next = next.min(now + JUDGE_NS);
+        });
+        next
+    }
+
+    /// Tries whether a failed model works, and if not, loads it anew and tries again.
+    fn mend(self: &Arc<Self>, model: &Arc<Model>) {
+        if !model.is_lost() && self.proves(model) {
+            return;
+        }
+        let rebuilt = model.residence.is_away() || self.rebuild(model);
+        model.mending.rebuilt.fetch_add(u64::from(rebuilt), Ordering::Relaxed);
+        if rebuilt && self.proves(model) {
+            model.mending.recovered.fetch_add(1, Ordering::Relaxed);
+            self.logger.warn("model", format_args!("{} was rebuilt and works", model.full_name));
+        }
+    }
+
+    /// Whether a synthetic request to a model ends well.
+    fn proves(self: &Arc<Self>, model: &Arc<Model>) -> bool {
+        let until = now_ns() + PROOF_NS;
+        let sent = self.send_proof(model);
+        let ticket = match sent {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                let name = &model.full_name;
+                self.logger.debug("model", format_args!("{name}: no canary can be sent: {error}"));
+                return false;
+            }
+        };
+        loop {
+            match self.table.pin(ticket) {
+                Some((pin, member)) if !pin.resolved.is_set(member) => (),
+                _ => return model.state() != ModelState::Failed,
+            }
+            if now_ns() >= until || self.pause(MS) {
+                self.table.resolve_early(ticket, Status::Expired);
+                return false;
+            }
+        }
+    }
+
+    fn send_proof(self: &Arc<Self>, model: &Arc<Model>) -> Result<Ticket> {
+        let id = self.models.find(&model.full_name)?;
+        let pin = self.models.pin(id, false)?;
+        let inputs = warm_up::example(self, &pin)?;
+        self.submit_example(&pin, &inputs, None)
+    }
+}
+
+/// How a target is, in a word.
+pub fn state_of(way: &Way, now: u64) -> &'static str {
+    let bars = way.target.bars();
+    let lately = now.saturating_sub(way.target.failed_ns.load(Ordering::Relaxed)) < 1000 * MS;
+    match bars {
+        _ if bars & Bars::UNBOUND != 0 => "unbound",
+        _ if bars & Bars::DRAINING != 0 => "draining",
+        _ if bars & (Bars::FAILED | Bars::UNWELL) != 0 => "failed",
+        _ if way.target.breaker.state() == State::Open => "failed",
+        _ if bars != 0 || lately => "degraded",
+        _ => "ready",
+    }
+}
