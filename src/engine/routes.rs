@@ -62,7 +62,8 @@ pub struct Counters {
     pub exhausted: AtomicU64,
 }
 
-/// A route's way to one of its models.
+/// A route's way to one of its models. Pointers to it carry marks in their lowest bits.
+#[repr(align(64))]
 pub struct Way {
     pub route: Arc<Route>,
     pub target: Arc<Target>,
@@ -140,6 +141,14 @@ impl Way {
         if probes {
             self.target.breaker.probed();
         }
+    }
+
+    /// An attempt is not waited for any more, because another has answered: it took so long at least.
+    pub fn outrun(&self, probes: bool, age_ns: u64, now_ns: u64, core: &Core) {
+        let memory_ns = self.route.memory_ns.load(Ordering::Relaxed);
+        let change = self.target.outrun(age_ns, now_ns, memory_ns);
+        self.give_up(probes);
+        self.tell(change, core);
     }
 
     pub fn tell(&self, change: Option<Change>, core: &Core) {

@@ -35,6 +35,14 @@ pub struct Attempt<'a> {
     pub probes: bool,
     /// There is no attempt yet: the request waits for its turn.
     pub waits: bool,
+    /// It is made because another takes long.
+    pub hedges: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(way: &'a Way) -> Self {
+        Attempt { way, probes: false, waits: false, hedges: false }
+    }
 }
 
 /// Which request a child works for, and where that one writes it down.
@@ -94,7 +102,7 @@ impl Core {
         };
         let way = &plan.ways[index];
         way.target.begin();
-        Ok(Attempt { way, probes: false, waits: false })
+        Ok(Attempt::new(way))
     }
 
     fn choose(&self, plan: &Plan, asks: &Asks, eligible: u64) -> usize {
@@ -133,7 +141,7 @@ impl Core {
             way.tell(change, self);
             if probes {
                 way.target.begin();
-                return Some(Attempt { way, probes: true, waits: false });
+                return Some(Attempt { probes: true, ..Attempt::new(way) });
             }
         }
         None
@@ -153,7 +161,7 @@ impl Core {
         if possible != 0 && full == 0 {
             let way = &plan.ways[self.choose(plan, asks, possible)];
             way.target.begin();
-            return Ok(Attempt { way, probes: false, waits: false });
+            return Ok(Attempt::new(way));
         }
         plan.route.counters.no_target.fetch_add(1, Ordering::Relaxed);
         if full != 0 {

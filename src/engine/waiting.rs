@@ -87,7 +87,7 @@ impl Core {
         quotas: Quotas,
     ) -> Result<Ticket> {
         let waiting = &plan.route.waiting;
-        let attempt = Attempt { way: &plan.porch, probes: false, waits: true };
+        let attempt = Attempt { waits: true, ..Attempt::new(&plan.porch) };
         let line = waiting.line(model);
         let role = Role { attempt: Some(&attempt), quotas, waits: Some(line), ..Role::default() };
         let (ticket, index) = self.place_to_wait(description, admitted, model, completion, now, &role)?;
