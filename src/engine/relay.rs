@@ -505,9 +505,9 @@ impl Bytes {
     /// # Safety
     /// What was there still is.
     unsafe fn data<'a>(&'a self) -> InputData<'a> {
-        // SAFETY: promised by the caller.
         let slice = |&(start, size): &(*const u8, usize)| match size {
             0 => &[][..],
+            // SAFETY: promised by the caller.
             size => unsafe { std::slice::from_raw_parts(start, size) },
         };
         match self {

@@ -34,13 +34,13 @@ impl Attempts {
 
     /// Attempts that were ever begun.
     pub fn begun(&self) -> u32 {
-        self.word.load(Ordering::Relaxed) / BEGUN
+        self.word.load(Ordering::SeqCst) / BEGUN
     }
 
     /// Counts another attempt as under way, if there were fewer than `most`. Returns how many there were before.
     pub fn try_begin(&self, most: u32) -> Option<u32> {
         let more = |word: u32| (word / BEGUN < most).then_some(word + BEGUN + UNDERWAY);
-        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|before| before / BEGUN)
+        self.word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more).ok().map(|before| before / BEGUN)
     }
 
     /// An attempt has failed, or could not be made. True: it was the last one under way.
@@ -62,7 +62,7 @@ impl Attempts {
     }
 
     /// The tickets of further attempts. Whoever has ended the request ends those it finds here; whoever makes one looks
-    /// afterwards whether the request has ended.
+    /// afterwards whether the request has ended. If no more were begun than its own, there are none to look for.
     pub fn children(&self) -> impl Iterator<Item = u64> + '_ {
         self.children.iter().map(|child| child.load(Ordering::SeqCst)).filter(|&child| child != 0)
     }

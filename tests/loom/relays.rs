@@ -1,15 +1,14 @@
 //! A routed request and its attempts: somebody ends it, one alone, and no attempt outlives it unnoticed.
 
 use crate::attempts::Attempts;
-use crate::roster::Marks;
-use crate::sync::{AtomicU32, Ordering, Seen, explore};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, Seen, explore};
 use crate::{join, spawn};
 use loom::sync::Arc;
 
 /// A parent whose own attempt is under way, and what `engine::relay` does with it.
 struct Parent {
     attempts: Attempts,
-    resolved: Marks,
+    resolved: AtomicBool,
     /// How often somebody took its attempt for the last one.
     ended: AtomicU32,
     /// Whether its child was told to stop.
@@ -23,7 +22,7 @@ fn parent() -> Arc<Parent> {
     let attempts = Attempts::default();
     attempts.begin(1);
     let zero = || AtomicU32::new(0);
-    Arc::new(Parent { attempts, resolved: Marks::new(1), ended: zero(), stopped: zero() })
+    Arc::new(Parent { attempts, resolved: AtomicBool::new(false), ended: zero(), stopped: zero() })
 }
 
 impl Parent {
@@ -43,14 +42,15 @@ impl Parent {
             return;
         }
         self.attempts.child(before - 1).unwrap().store(CHILD, Ordering::SeqCst);
-        if self.resolved.is_set(0) {
+        if self.resolved.load(Ordering::SeqCst) {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// As `resolve_member` and `conclude`.
     fn resolve(&self) {
-        if self.resolved.set(0) && self.attempts.children().any(|child| child == CHILD) {
+        if !self.resolved.swap(true, Ordering::SeqCst) && self.attempts.children().any(|child| child == CHILD)
+        {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -87,7 +87,7 @@ fn an_attempt_that_is_withdrawn_leaves_nobody_waiting() {
 /// A child is made while the parent is resolved: it is told to stop by the one or by the other.
 #[test]
 fn no_child_outlives_its_parent_unnoticed() {
-    explore(Seen::AsLate, 3, || {
+    explore(Seen::AsOrdered, 3, || {
         let parent = parent();
         let maker = spawn(&parent, |parent| parent.try_again(true));
         let host = spawn(&parent, Parent::resolve);
