@@ -374,6 +374,7 @@ impl Core {
         plan.settle();
         drop(self.routes.slots.swap(id, &plan)?);
         self.retire(&old, &plan.ways);
+        self.warden.wake(); // more requests may come in than before
         Ok(())
     }
 
@@ -383,8 +384,7 @@ impl Core {
         let old = self.routes.slots.remove(id)?;
         names.remove(&old.route.name);
         self.routes.count.fetch_sub(1, Ordering::Relaxed);
-        // Those that wait get no turn any more.
-        old.route.waiting.retire(self);
+        old.route.waiting.end(self);
         lock(&self.routes.retired).push(Arc::clone(&old.porch));
         self.retire(&old, &[]);
         Ok(())
@@ -401,7 +401,14 @@ impl Core {
     /// Ways of a plan that is no more wait until no request points to them.
     fn retire(&self, old: &Arc<Plan>, kept: &[Arc<Way>]) {
         let gone = old.ways.iter().filter(|way| !kept.iter().any(|other| Arc::ptr_eq(way, other)));
-        lock(&self.routes.retired).extend(gone.cloned());
+        let mut retired = lock(&self.routes.retired);
+        for way in gone {
+            if let Some(sessions) = &old.sessions {
+                sessions.forget_target(way.number);
+            }
+            retired.push(Arc::clone(way));
+        }
+        drop(retired);
         self.routes.sweep(self);
     }
 
