@@ -303,7 +303,7 @@ fn routes_change_while_requests_go_through() {
 fn sessions_stick_to_their_target_until_it_is_ill() {
     let switch = Switch::new();
     let (engine, _) = engine_with(json!({}), 4, switch.fault("error"));
-    let id = route(&engine, 4, json!({"sticky": {"enabled": true}}));
+    let id = route(&engine, 4, json!({"sticky": {"enabled": true}, "breaker": {"slow_factor": 0.0}}));
     let ask = |session: u64| {
         let event = engine.infer(RequestDescription { session, ..request(id, &row()) }, A_MINUTE).unwrap();
         event.model

@@ -270,7 +270,9 @@ impl Core {
             Reason::First => None,
         };
         if budget.is_some_and(|budget| !budget.try_take(plan.requests(), now)) {
-            counters.over_budget.fetch_add(1, Ordering::Relaxed);
+            if !hop.attempts.was_refused() {
+                counters.over_budget.fetch_add(1, Ordering::Relaxed);
+            }
             return none("the budget for further attempts is used up");
         }
         let Some(before) = hop.attempts.try_begin(most) else {
