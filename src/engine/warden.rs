@@ -249,11 +249,11 @@ impl Core {
         let Some(flags) = pin.flags(member).filter(|_| !pin.resolved.is_set(member)) else { return false };
         let Some(way) = hop.way() else { return false };
         if !hop.is_open() {
-            return flags.routed && hop.begun() > 0 && self.is_stuck(pin, member) && self.go_on(pin, member);
+            return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member);
         }
         let age_ns = now.saturating_sub(pin.submitted_ns(member));
         if age_ns >= way.timeout_ns.load(Ordering::Relaxed) {
-            let Some(taken) = hop.take() else { return false };
+            let Some(taken) = hop.take_late() else { return false };
             let mut tally = Tally::default();
             tally.add(age_ns, true, u64::MAX);
             let why = format!("no answer for {:.1} ms", age_ns as f64 / MS as f64);
@@ -270,23 +270,16 @@ impl Core {
         false
     }
 
-    /// Whether all attempts of an unresolved request have taken too long.
-    fn is_stuck(&self, parent: &Pin<'_>, at: usize) -> bool {
-        let hop = &parent.cold(at).hop;
-        let open = |child| self.table.pin(child).is_some_and(|(pin, member)| pin.cold(member).hop.is_open());
-        !hop.is_open() && !hop.children().any(open)
-    }
-
     /// An attempt of this request has taken too long: makes another one. If there is none, and the host has said how long
     /// attempts may take, the request has failed. Otherwise it waits for what may still come: true.
     fn go_on(self: &Arc<Self>, parent: &Pin<'_>, at: usize) -> bool {
         if parent.resolved.is_set(at) || self.try_again(parent, at, Reason::Failover).is_ok() {
             return false;
         }
-        if !self.is_stuck(parent, at) {
+        let hop = &parent.cold(at).hop;
+        if !hop.is_stuck(&self.table) {
             return false;
         }
-        let hop = &parent.cold(at).hop;
         if hop.way().is_some_and(|way| way.route.gives_up.load(Ordering::Relaxed)) {
             self.table.resolve_early(self.table.ticket_of(parent, at), Status::Timeout);
             return false;

@@ -40,6 +40,11 @@ impl Attempts {
         self.word.load(Ordering::SeqCst) / BEGUN
     }
 
+    /// Attempts that are under way.
+    pub fn underway(&self) -> u32 {
+        self.word.load(Ordering::SeqCst) & (BEGUN - 1)
+    }
+
     /// Counts another attempt as under way, if there were fewer than `most`. Returns how many there were before.
     pub fn try_begin(&self, most: u32) -> Option<u32> {
         let more = |word: u32| (word / BEGUN < most).then_some(word + BEGUN + UNDERWAY);
