@@ -429,7 +429,9 @@ impl Core {
                 Some((pin, member)) if !pin.resolved.is_set(member) => (),
                 _ => return model.state() != ModelState::Failed,
             }
-            if now_ns() >= until || self.pause(MS) {
+            // Without threads nobody else brings it back into memory.
+            let works = self.config.threads == Some(0) && self.jobs.run_one();
+            if now_ns() >= until || (!works && self.pause(MS)) {
                 self.table.resolve_early(ticket, Status::Expired);
                 return false;
             }
