@@ -384,6 +384,7 @@ impl Core {
         names.remove(&old.route.name);
         self.routes.count.fetch_sub(1, Ordering::Relaxed);
         // Those that wait get no turn any more.
+        old.route.waiting.cancel_all(self);
         old.route.waiting.retire(self);
         lock(&self.routes.retired).push(Arc::clone(&old.porch));
         self.retire(&old, &[]);

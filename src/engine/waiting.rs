@@ -51,6 +51,23 @@ impl Waiting {
         })
     }
 
+    /// Nobody gets a turn any more.
+    pub fn cancel_all(&self, core: &Core) {
+        loop {
+            let next = {
+                let mut room = lock(&self.room);
+                self.capacity.store(0, Ordering::SeqCst);
+                room.as_mut().and_then(|room| {
+                    room.set_capacity(0);
+                    room.pop()
+                })
+            };
+            let Some(ticket) = next else { return };
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            core.table.resolve_early(ticket, Status::Cancelled);
+        }
+    }
+
     /// Frees what batches there are.
     pub fn retire(&self, core: &Core) {
         if let Some(line) = self.line.get() {
@@ -99,6 +116,13 @@ impl Core {
             // Counted first: who gives room back looks at the count.
             waiting.count.fetch_add(1, Ordering::SeqCst);
             let room = room.get_or_insert_with(|| WaitingRoom::new(0));
+            if room.len() >= waiting.capacity.load(Ordering::SeqCst) as usize {
+                // Those that were cancelled or have expired are still in it.
+                let gone = room.retain(|&ticket| {
+                    self.table.pin(ticket).is_some_and(|(pin, at)| !pin.resolved.is_set(at))
+                });
+                waiting.count.fetch_sub(gone.len() as u32, Ordering::SeqCst);
+            }
             room.push(description.tenant, weight, cost, description.level, ticket)
         };
         let out = match pushed {
