@@ -21,7 +21,7 @@ fn x4() -> Tensor {
 }
 
 fn status_and_message(result: Result<ModelId>) -> (Status, String) {
-    let Error { status, message } = result.unwrap_err();
+    let Error { status, message, .. } = result.unwrap_err();
     assert!(message.starts_with("model \"m:1\": "), "the message names the model: {message}");
     (status, message)
 }

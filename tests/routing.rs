@@ -144,7 +144,7 @@ fn a_failing_target_costs_no_request() {
             assert_ne!(answer.model, models[0]);
         }
         let broken = info(&engine, id);
-        assert_eq!(broken["targets"][0]["breaker"]["opened"].as_u64().unwrap() > 0, true, "{broken:#}");
+        assert!(broken["targets"][0]["breaker"]["opened"].as_u64().unwrap() > 0, "{broken:#}");
         assert!(broken["failovers"].as_u64().unwrap() >= 5);
         switch.off();
         wait_until("it comes back", || {
@@ -242,7 +242,11 @@ fn a_hedge_answers_when_the_first_target_takes_long() {
     let (engine, models) = {
         let engine = engine(json!({}));
         let switch = json!({"latency_us": 200});
-        let a = mock(&engine, "a", json!({"latency_us": 200, "faults": [{"kind": "slow", "after": 60, "latency_us": 3_000_000}]}));
+        let a = mock(
+            &engine,
+            "a",
+            json!({"latency_us": 200, "faults": [{"kind": "slow", "after": 60, "latency_us": 3_000_000}]}),
+        );
         let b = mock(&engine, "b", switch);
         (engine, [a, b])
     };
@@ -273,7 +277,9 @@ fn routes_change_while_requests_go_through() {
                 });
             }
             for _ in 0..100 {
-                engine.add_target(id, TargetConfig::from_json(r#"{"model": "c", "weight": 2}"#).unwrap()).unwrap();
+                engine
+                    .add_target(id, TargetConfig::from_json(r#"{"model": "c", "weight": 2}"#).unwrap())
+                    .unwrap();
                 engine.drain_target(id, "a", true).unwrap();
                 engine.remove_target(id, "c").unwrap();
                 engine.drain_target(id, "a", false).unwrap();
@@ -364,15 +370,19 @@ fn requests_wait_for_their_turn_and_tenants_get_their_share() {
     let inputs = row();
     for number in 0..40 {
         for tenant in [1, 2] {
-            let description = RequestDescription { tenant, user_data: tenant * 100 + number, ..request(id, &inputs) };
+            let description =
+                RequestDescription { tenant, user_data: tenant * 100 + number, ..request(id, &inputs) };
             engine.submit(description, &queue).unwrap();
         }
     }
-    let order: Vec<u64> = (0..80).map(|_| next_event(&queue)).map(|answer| {
-        assert_eq!(answer.status, Status::Ok, "{answer:?}");
-        assert_eq!(answer.outputs[0].f32s(), [3.0, 5.0, 7.0, 9.0]);
-        answer.user_data / 100
-    }).collect();
+    let order: Vec<u64> = (0..80)
+        .map(|_| next_event(&queue))
+        .map(|answer| {
+            assert_eq!(answer.status, Status::Ok, "{answer:?}");
+            assert_eq!(answer.outputs[0].f32s(), [3.0, 5.0, 7.0, 9.0]);
+            answer.user_data / 100
+        })
+        .collect();
     let of_second = order[..40].iter().filter(|&&tenant| tenant == 2).count();
     assert!((28..=32).contains(&of_second), "{order:?}");
     assert_at_rest(&engine, id);
@@ -381,11 +391,13 @@ fn requests_wait_for_their_turn_and_tenants_get_their_share() {
 #[test]
 fn a_model_that_has_lost_its_device_is_rebuilt() {
     must_end("rebuilding", || {
-        let (engine, models) = engine_with(json!({}), 2, json!({"kind": "device_lost", "count": 1}));
+        let switch = Switch::new();
+        let (engine, models) = engine_with(json!({}), 2, switch.fault("device_lost"));
         let id = route(&engine, 2, json!({}));
+        switch.on();
         let answers = send(&engine, id, 20);
         assert!(answers.iter().all(|answer| answer.status == Status::Ok));
-        // The mock's faults are counted from each load on: the rebuilt one is struck again, by its canary.
+        switch.off();
         let health = || serde_json::from_str::<Value>(&engine.health_json()).unwrap();
         wait_until("it was rebuilt", || health()["models"][0]["rebuilt"].as_u64().unwrap() >= 1);
         wait_until("it works", || {
@@ -419,7 +431,8 @@ fn nothing_is_lost_when_everything_goes_wrong_at_once() {
                     let (queue, inputs) = (engine.create_queue(3000).unwrap(), row());
                     let mut random = common::Random::new(thread + 1);
                     for number in 0..1000 {
-                        let mut description = RequestDescription { user_data: number, ..request(id, &inputs) };
+                        let mut description =
+                            RequestDescription { user_data: number, ..request(id, &inputs) };
                         description.tenant = 1 + random.below(3);
                         if random.below(4) == 0 {
                             description.deadline_ns = blaze::clock::now_ns() + random.below(5_000_000);

@@ -7,7 +7,7 @@
 //! resolves the parent with its failure.
 //!
 //! - `attempt` names the way that a member takes. Whoever sets its mark `TAKEN` accounts for how the attempt ended.
-//! - `attempts` counts those under way, so that the last one knows that it is.
+//! - `attempts` counts those under way, so that the last one knows that it is: see `router::Attempts`.
 //! - A child is written down in its parent before others can see it. Whoever resolves the parent resolves the children
 //!   that it finds there; whoever makes a child looks afterwards whether the parent was resolved meanwhile.
 #![allow(unsafe_code)]
@@ -24,14 +24,12 @@ use super::routing::{Asks, Attempt};
 use super::table::{Pin, Table};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, lock};
+use crate::router::Attempts;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, lock};
 use crate::tensor::{Buffer, Data, Shape};
 use smallvec::SmallVec;
 use std::ptr;
 use std::sync::Arc;
-
-/// Attempts of one request besides its own.
-pub const MOST_CHILDREN: usize = 3;
 
 /// In `attempt`: somebody has accounted for it.
 const TAKEN: usize = 1;
@@ -39,22 +37,18 @@ const TAKEN: usize = 1;
 const PROBES: usize = 2;
 /// In `attempt`: there is none, the request waits for its turn; the way only tells the route.
 const WAITS: usize = 4;
-const MARKS: usize = TAKEN | PROBES | WAITS;
-
-/// In `attempts`: one that is under way.
-const UNDERWAY: u32 = 1;
-/// In `attempts`: one that was ever begun.
-const BEGUN: u32 = 1 << 16;
+/// In `attempt`: it was made because another takes long.
+const HEDGES: usize = 8;
+const MARKS: usize = TAKEN | PROBES | WAITS | HEDGES;
 
 /// What a routed member has in hand.
 #[derive(Default)]
 pub struct Hop {
     /// The way that it takes, and marks.
     attempt: AtomicPtr<Way>,
-    attempts: AtomicU32,
+    attempts: Attempts,
     /// The numbers of ways that were tried.
     tried: AtomicU64,
-    children: [AtomicU64; MOST_CHILDREN],
     /// A child's parent, or 0; a parent's child that has answered.
     other: AtomicU64,
     /// What it was counted in: see `quotas`.
@@ -75,16 +69,16 @@ impl Hop {
             let pointer = ptr::from_ref(attempt.way).cast_mut();
             let probes = if attempt.probes { PROBES } else { 0 };
             let waits = if attempt.waits { WAITS | TAKEN } else { 0 };
-            pointer.map_addr(|address| address | probes | waits)
+            let hedges = if attempt.hedges { HEDGES } else { 0 };
+            pointer.map_addr(|address| address | probes | waits | hedges)
         });
         self.attempt.store(pointer, Ordering::Relaxed);
         self.other.store(parent.unwrap_or(0), Ordering::Relaxed);
         if parent.is_none() {
             let own = attempt.filter(|attempt| !attempt.waits);
-            let (begun, tried) = own.map_or((0, 0), |attempt| (UNDERWAY + BEGUN, attempt.way.bit()));
-            self.attempts.store(begun, Ordering::Relaxed);
+            let (begun, tried) = own.map_or((0, 0), |attempt| (1, attempt.way.bit()));
+            self.attempts.begin(begun);
             self.tried.store(tried, Ordering::Relaxed);
-            self.children.iter().for_each(|child| child.store(0, Ordering::Relaxed));
             self.quotas.store(0, Ordering::Relaxed);
         }
     }
@@ -130,7 +124,7 @@ impl Hop {
 
     /// Children that were begun.
     pub fn children(&self) -> impl Iterator<Item = Ticket> + '_ {
-        self.children.iter().map(|child| child.load(Ordering::SeqCst)).filter(|&child| child != 0)
+        self.attempts.children()
     }
 
     /// Whether it waits for its turn, or has, rather than having an attempt in its own batch.
@@ -138,8 +132,12 @@ impl Hop {
         self.attempt.load(Ordering::Relaxed).addr() & WAITS != 0
     }
 
+    fn is_hedge(&self) -> bool {
+        self.attempt.load(Ordering::Relaxed).addr() & HEDGES != 0
+    }
+
     pub fn begun(&self) -> u32 {
-        self.attempts.load(Ordering::Relaxed) / BEGUN
+        self.attempts.begun()
     }
 }
 
@@ -227,7 +225,7 @@ impl Core {
                 self.logger.debug("route", format_args!("{name}: no further attempt: {error}"));
             }
         }
-        let last = hop.attempts.fetch_sub(UNDERWAY, Ordering::AcqRel) & (BEGUN - 1) <= UNDERWAY;
+        let last = hop.attempts.end(status.code() as u32);
         if last && hop.begun() > 1 {
             self.note_exhausted(hop, status);
         }
@@ -275,13 +273,12 @@ impl Core {
             counters.over_budget.fetch_add(1, Ordering::Relaxed);
             return none("the budget for further attempts is used up");
         }
-        let count = |attempts: u32| (attempts / BEGUN < most).then_some(attempts + BEGUN + UNDERWAY);
-        let Ok(before) = hop.attempts.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) else {
+        let Some(before) = hop.attempts.try_begin(most) else {
             budget.inspect(|budget| budget.give_back());
             return none("it has had all its attempts");
         };
-        let place = (before / BEGUN).saturating_sub(u32::from(!hop.waits())) as usize;
-        let begun = self.begin_child(&plan, batch, member, place, now);
+        let place = before.saturating_sub(u32::from(!hop.waits()));
+        let begun = self.begin_child(&plan, batch, member, place, now, reason);
         match &begun {
             Ok(()) => {
                 let counter = match reason {
@@ -292,8 +289,13 @@ impl Core {
                 counter.inspect(|counter| _ = counter.fetch_add(1, Ordering::Relaxed));
             }
             Err(_) => {
-                hop.attempts.fetch_sub(UNDERWAY, Ordering::AcqRel);
                 budget.inspect(|budget| budget.give_back());
+                let last = hop.attempts.end(0);
+                if last && reason != Reason::First {
+                    // The others have failed meanwhile, and counted on this one.
+                    let status = Status::from_code(hop.attempts.failure() as i32).unwrap_or(Status::Internal);
+                    self.table.resolve_early(self.table.ticket_of(batch, member), status);
+                }
             }
         }
         begun
@@ -304,16 +306,18 @@ impl Core {
         plan: &PlanPin<'_>,
         batch: &Batch,
         member: usize,
-        place: usize,
+        place: u32,
         now: u64,
+        reason: Reason,
     ) -> Result<()> {
         let hop = &batch.cold(member).hop;
-        let Some(cell) = hop.children.get(place) else {
+        let Some(cell) = hop.attempts.child(place) else {
             return Err(Error::new(Status::Internal, "a request has too many attempts"));
         };
         let parent = self.table.ticket_of(batch, member);
         let asks = Asks { now, session: 0, tenant: 0, key: 0, tried: hop.tried.load(Ordering::Relaxed) };
         let attempt = self.pick(plan, &asks)?;
+        let attempt = Attempt { hedges: reason == Reason::Hedge, ..attempt };
         hop.tried.fetch_or(attempt.way.bit(), Ordering::Relaxed);
         let undo = |_: &Error| attempt.way.give_up(attempt.probes);
         let work = || -> Result<()> {
@@ -463,6 +467,12 @@ impl Core {
         if has_payload {
             table.slot(parent.index).held().set(at);
         }
+        if child.cold(member).hop.is_hedge()
+            && status == Status::Ok
+            && let Some(way) = hop.way()
+        {
+            way.route.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
+        }
         self.metrics.traffic.outcomes.count(status);
         parent.line.traffic.outcomes.count(status);
         if status == Status::Ok {
@@ -472,7 +482,8 @@ impl Core {
             self.metrics.queued.record(lap.taken_ns.saturating_sub(request.submitted_ns));
         }
         if let Some(taken) = hop.take() {
-            taken.way.give_up(taken.probes);
+            let now = now_ns();
+            taken.way.outrun(taken.probes, now.saturating_sub(request.submitted_ns), now, self);
         }
         hop.children()
             .filter(|&other| other != ticket)
@@ -494,9 +505,9 @@ impl Bytes {
     /// # Safety
     /// What was there still is.
     unsafe fn data<'a>(&'a self) -> InputData<'a> {
-        // SAFETY: promised by the caller.
         let slice = |&(start, size): &(*const u8, usize)| match size {
             0 => &[][..],
+            // SAFETY: promised by the caller.
             size => unsafe { std::slice::from_raw_parts(start, size) },
         };
         match self {

@@ -62,7 +62,8 @@ pub struct Counters {
     pub exhausted: AtomicU64,
 }
 
-/// A route's way to one of its models.
+/// A route's way to one of its models. Pointers to it carry marks in their lowest bits.
+#[repr(align(64))]
 pub struct Way {
     pub route: Arc<Route>,
     pub target: Arc<Target>,
@@ -140,6 +141,14 @@ impl Way {
         if probes {
             self.target.breaker.probed();
         }
+    }
+
+    /// An attempt is not waited for any more, because another has answered: it took so long at least.
+    pub fn outrun(&self, probes: bool, age_ns: u64, now_ns: u64, core: &Core) {
+        let memory_ns = self.route.memory_ns.load(Ordering::Relaxed);
+        let change = self.target.outrun(age_ns, now_ns, memory_ns);
+        self.give_up(probes);
+        self.tell(change, core);
     }
 
     pub fn tell(&self, change: Option<Change>, core: &Core) {
@@ -365,6 +374,7 @@ impl Core {
         plan.settle();
         drop(self.routes.slots.swap(id, &plan)?);
         self.retire(&old, &plan.ways);
+        self.warden.wake(); // more requests may come in than before
         Ok(())
     }
 
@@ -374,8 +384,7 @@ impl Core {
         let old = self.routes.slots.remove(id)?;
         names.remove(&old.route.name);
         self.routes.count.fetch_sub(1, Ordering::Relaxed);
-        // Those that wait get no turn any more.
-        old.route.waiting.retire(self);
+        old.route.waiting.end(self);
         lock(&self.routes.retired).push(Arc::clone(&old.porch));
         self.retire(&old, &[]);
         Ok(())
@@ -392,7 +401,14 @@ impl Core {
     /// Ways of a plan that is no more wait until no request points to them.
     fn retire(&self, old: &Arc<Plan>, kept: &[Arc<Way>]) {
         let gone = old.ways.iter().filter(|way| !kept.iter().any(|other| Arc::ptr_eq(way, other)));
-        lock(&self.routes.retired).extend(gone.cloned());
+        let mut retired = lock(&self.routes.retired);
+        for way in gone {
+            if let Some(sessions) = &old.sessions {
+                sessions.forget_target(way.number);
+            }
+            retired.push(Arc::clone(way));
+        }
+        drop(retired);
         self.routes.sweep(self);
     }
 

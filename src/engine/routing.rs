@@ -35,6 +35,14 @@ pub struct Attempt<'a> {
     pub probes: bool,
     /// There is no attempt yet: the request waits for its turn.
     pub waits: bool,
+    /// It is made because another takes long.
+    pub hedges: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(way: &'a Way) -> Self {
+        Attempt { way, probes: false, waits: false, hedges: false }
+    }
 }
 
 /// Which request a child works for, and where that one writes it down.
@@ -94,7 +102,7 @@ impl Core {
         };
         let way = &plan.ways[index];
         way.target.begin();
-        Ok(Attempt { way, probes: false, waits: false })
+        Ok(Attempt::new(way))
     }
 
     fn choose(&self, plan: &Plan, asks: &Asks, eligible: u64) -> usize {
@@ -133,7 +141,7 @@ impl Core {
             way.tell(change, self);
             if probes {
                 way.target.begin();
-                return Some(Attempt { way, probes: true, waits: false });
+                return Some(Attempt { probes: true, ..Attempt::new(way) });
             }
         }
         None
@@ -153,7 +161,7 @@ impl Core {
         if possible != 0 && full == 0 {
             let way = &plan.ways[self.choose(plan, asks, possible)];
             way.target.begin();
-            return Ok(Attempt { way, probes: false, waits: false });
+            return Ok(Attempt::new(way));
         }
         plan.route.counters.no_target.fetch_add(1, Ordering::Relaxed);
         if full != 0 {
@@ -237,19 +245,20 @@ impl Core {
                 Ok(picked) => picked,
                 Err(error) => return Err(refusal.unwrap_or(error)),
             };
-            let undo = |_: &Error| attempt.way.give_up(attempt.probes);
-            admit(description, &model, admitted).inspect_err(undo)?;
+            let undo = || attempt.way.give_up(attempt.probes);
+            admit(description, &model, admitted).inspect_err(|_| undo())?;
             let limits = self.enter_limits(&model, Some(&plan.route), asks.tenant, admitted.rows, asks.now);
-            match limits.inspect_err(undo) {
+            let refused = match limits {
                 Ok(entry) => return Ok((attempt, model, entry)),
-                // A limit of the model's own: another target may have room.
-                Err(error) if error.message.starts_with("model ") => {
-                    asks.tried |= attempt.way.bit();
-                    *admitted = Admitted::default();
-                    refusal = Some(error);
-                }
-                Err(error) => return Err(error),
+                Err(refused) => refused,
+            };
+            undo();
+            if !refused.by_model {
+                return Err(refused.error);
             }
+            asks.tried |= attempt.way.bit();
+            *admitted = Admitted::default();
+            refusal = Some(refused.error);
         }
     }
 

@@ -51,8 +51,14 @@ impl Waiting {
         })
     }
 
-    /// Frees what batches there are.
-    pub fn retire(&self, core: &Core) {
+    /// The end of the route: requests that wait get no turn any more, and batches are freed.
+    pub fn end(&self, core: &Core) {
+        let room = lock(&self.room).take();
+        let waiting = room.into_iter().flat_map(|mut room| std::iter::from_fn(move || room.pop()));
+        for ticket in waiting {
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            core.table.resolve_early(ticket, Status::Cancelled);
+        }
         if let Some(line) = self.line.get() {
             line.retire(&core.table);
         }
@@ -87,7 +93,7 @@ impl Core {
         quotas: Quotas,
     ) -> Result<Ticket> {
         let waiting = &plan.route.waiting;
-        let attempt = Attempt { way: &plan.porch, probes: false, waits: true };
+        let attempt = Attempt { waits: true, ..Attempt::new(&plan.porch) };
         let line = waiting.line(model);
         let role = Role { attempt: Some(&attempt), quotas, waits: Some(line), ..Role::default() };
         let (ticket, index) = self.place_to_wait(description, admitted, model, completion, now, &role)?;
@@ -99,7 +105,13 @@ impl Core {
             // Counted first: who gives room back looks at the count.
             waiting.count.fetch_add(1, Ordering::SeqCst);
             let room = room.get_or_insert_with(|| WaitingRoom::new(0));
-            room.push(description.tenant, weight, cost, description.level, ticket)
+            let pushed = room.push(description.tenant, weight, cost, description.level, ticket);
+            pushed.or_else(|ticket| {
+                // Those that were cancelled or have expired need no place.
+                let gone = room.retain(|&other| self.table.is_unresolved(other));
+                waiting.count.fetch_sub(gone.len() as u32, Ordering::SeqCst);
+                room.push(description.tenant, weight, cost, description.level, ticket)
+            })
         };
         let out = match pushed {
             Ok(None) => None,

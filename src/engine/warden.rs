@@ -295,7 +295,7 @@ impl Core {
                 if way.target.bars() & Bars::HARD == 0 {
                     way.check.result.store(0, Ordering::SeqCst);
                     way.target.begin();
-                    let attempt = Attempt { way, probes: false, waits: false };
+                    let attempt = Attempt::new(way);
                     match self.send_check(&attempt) {
                         Ok(ticket) => state.sent = Some((ticket, now)),
                         Err(error) => {

@@ -2,6 +2,7 @@
 //! requests: everything works on counters and on the time that it is told.
 
 mod adaptive;
+mod attempts;
 mod breaker;
 mod bucket;
 mod budget;
@@ -24,6 +25,7 @@ mod weighted;
 mod window;
 
 pub use adaptive::{Arm, Lesson};
+pub use attempts::Attempts;
 pub use breaker::{Breaker, Change, State};
 pub use bucket::Bucket;
 pub use budget::RetryBudget;

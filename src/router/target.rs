@@ -229,6 +229,20 @@ impl Target {
         self.changed(failing.or(change))
     }
 
+    /// A call was given up after so long, because another target has answered.
+    pub fn outrun(&self, age_ns: u64, now_ns: u64, memory_ns: u64) -> Option<Change> {
+        let age = age_ns as f32;
+        if age > self.latency.get() {
+            self.latency.add(age, now_ns, memory_ns, true);
+        }
+        if age_ns <= self.slow_ns.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.slow.add(1);
+        let change = self.breaker.succeeded(1, 1, now_ns, || self.others_can());
+        self.changed(change)
+    }
+
     /// Takes one of the places for probes of a breaker that is not closed; to be given back with `breaker.probed`.
     pub fn try_probe(&self, now_ns: u64) -> (bool, Option<Change>) {
         let (probes, change) = self.breaker.try_probe(now_ns);

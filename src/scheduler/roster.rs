@@ -184,11 +184,11 @@ impl Marks {
         words.sum()
     }
 
-    /// Marks all of the first `members` that are not; their bits, a word at a time, go to `newly`.
+    /// Marks all of the first `members` that are not, without those in `but`; their bits, a word at a time, go to `newly`.
     pub fn set_rest(&self, members: usize, but: impl Fn(usize) -> u64, mut newly: impl FnMut(usize, u64)) {
         for at in 0..members.div_ceil(64) {
             let all = mask(members, at) & !but(at);
-            let before = self.at(at).fetch_or(all, Ordering::AcqRel);
+            let before = self.at(at).fetch_or(all, Ordering::SeqCst);
             newly(at, all & !before);
         }
     }

@@ -228,12 +228,16 @@ fn each_member_is_resolved_by_one() {
         let first = spawn(&resolution, |resolution| resolution.cancel(0, 1));
         let second =
             spawn(&resolution, |resolution| [1, 0].iter().for_each(|&member| resolution.cancel(member, 2)));
-        resolution.resolved.set_rest(2, |_, bits| {
-            for member in (0..2).filter(|member| bits & 1 << member != 0) {
-                assert_eq!(resolution.by[member].read(), 0);
-                resolution.by[member].write(3);
-            }
-        });
+        resolution.resolved.set_rest(
+            2,
+            |_| 0,
+            |_, bits| {
+                for member in (0..2).filter(|member| bits & 1 << member != 0) {
+                    assert_eq!(resolution.by[member].read(), 0);
+                    resolution.by[member].write(3);
+                }
+            },
+        );
         join([first, second]);
         assert!(resolution.resolved.all_set(2));
         assert!(resolution.by.iter().all(|by| by.read() != 0));

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
+#[path = "../../src/router/attempts.rs"]
+#[allow(dead_code)]
+mod attempts;
 #[path = "../../src/scheduler/bell.rs"]
 #[allow(dead_code)]
 mod bell;
@@ -32,6 +35,7 @@ mod batches;
 mod completion;
 mod lists;
 mod pool;
+mod relays;
 mod residence;
 mod routing;
 mod wake_ups;

@@ -85,6 +85,23 @@ macro_rules! atomic {
             ) -> Result<$value, $value> {
                 self.compare_exchange(current, new, success, failure)
             }
+
+            #[track_caller]
+            pub fn fetch_update(
+                &self,
+                success: Ordering,
+                failure: Ordering,
+                mut change: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                let mut current = self.load(failure);
+                loop {
+                    let new = change(current).ok_or(current)?;
+                    match self.compare_exchange(current, new, success, failure) {
+                        Ok(before) => return Ok(before),
+                        Err(now) => current = now,
+                    }
+                }
+            }
         }
     };
     ($name:ident, $value:ty, $($update:ident),*) => {

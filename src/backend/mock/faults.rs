@@ -77,8 +77,7 @@ mod tests {
 
     #[test]
     fn faults_strike_the_runs_they_name() {
-        let fault =
-            |after, every, count| FaultConfig {
+        let fault = |after, every, count| FaultConfig {
             kind: FaultKind::Error,
             after,
             every,
