@@ -63,24 +63,22 @@ fn infer_ns(
 }
 
 /// An engine with four models.
-fn engine(config: &Value) -> (Engine, u64) {
+fn engine(config: &Value) -> (Engine, [u64; 4]) {
     let engine = Engine::new(config);
-    let models: Vec<u64> = (0..4)
-        .map(|index| {
-            engine.load(&json!({"name": name(index), "backend": "mock", "mock": {"compute": "echo"}}))
-        })
-        .collect();
-    (engine, models[0])
+    let model =
+        |index| engine.load(&json!({"name": name(index), "backend": "mock", "mock": {"compute": "echo"}}));
+    let models = [0, 1, 2, 3].map(model);
+    (engine, models)
 }
 
 pub fn measure(bench: &mut Bench) {
     let (rounds, slice) = bench.pick((5, Duration::from_millis(15)), (21, Duration::from_millis(30)));
-    let (threaded, model) = engine(&json!({}));
+    let (threaded, models) = engine(&json!({}));
     let mut queue = Queue::new(&threaded, 1024);
     let strategies: &[&str] = bench.pick(&["round_robin", "adaptive"], &STRATEGIES);
     for strategy in strategies {
         let id = route(&threaded, strategy, &[1; 4], json!({ "strategy": strategy }));
-        let (mut direct, mut routed) = (Request::new(model), Request::new(id));
+        let (mut direct, mut routed) = (Request::new(models[0]), Request::new(id));
         let (mut of_direct, mut of_routed) = (numbers(strategy), numbers(strategy));
         let times = pairs(
             rounds,
@@ -104,21 +102,37 @@ pub fn measure(bench: &mut Bench) {
     others(bench, rounds, slice);
 }
 
-/// What tells where it goes: one target instead of four, and everything on one thread.
+/// What tells where it goes: beside a host that asks four models in turn itself, one target instead of four, and
+/// everything on one thread.
 fn others(bench: &mut Bench, rounds: usize, slice: Duration) {
-    for (what, config, targets) in [
-        ("one target", json!({}), 1),
-        ("without threads", json!({"threads": 0}), 4),
-        ("without threads, one target", json!({"threads": 0}), 1),
+    for (what, config, targets, in_turn) in [
+        ("beside a host's own turns", json!({}), 4, true),
+        ("one target", json!({}), 1, false),
+        ("no threads", json!({"threads": 0}), 4, false),
+        ("no threads, beside a host's own turns", json!({"threads": 0}), 4, true),
+        ("no threads, one target", json!({"threads": 0}), 1, false),
     ] {
-        let (engine, model) = engine(&config);
+        let (engine, models) = engine(&config);
         let mut queue = Queue::new(&engine, 1024);
         let id = route(&engine, "route", &vec![1; targets], json!({}));
-        let (mut direct, mut routed) = (Request::new(model), Request::new(id));
+        let (mut direct, mut routed) = (Request::new(models[0]), Request::new(id));
+        let mut turn = 0;
+        let mut take_turns = |request: &mut blaze_request| {
+            if in_turn {
+                turn = (turn + 1) % 4;
+                request.model = models[turn];
+            }
+        };
+        let times = pairs(
+            rounds,
+            || infer_ns(&engine, &mut direct, slice, &mut take_turns),
+            || infer_ns(&engine, &mut routed, slice, |_| ()),
+        );
+        add(bench, format!("cost: blaze_infer, {what}"), times, Goal::None);
         let queue = std::cell::RefCell::new(&mut queue);
         let times = pairs(
             rounds,
-            || closed_loop(&mut queue.borrow_mut(), &mut direct, 64, slice, |_| ()),
+            || closed_loop(&mut queue.borrow_mut(), &mut direct, 64, slice, &mut take_turns),
             || closed_loop(&mut queue.borrow_mut(), &mut routed, 64, slice, |_| ()),
         );
         add(bench, format!("cost: submit to collect, 64 in flight, {what}"), times, Goal::None);
