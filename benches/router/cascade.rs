@@ -44,16 +44,11 @@ fn run(config: Option<&Value>, fault: &Value, length: Duration) -> Vec<Outcome> 
 }
 
 pub fn measure(bench: &mut Bench) {
-    let length = bench.pick(Duration::from_millis(1500), Duration::from_millis(4000));
+    let length = bench.pick(Duration::from_millis(1500), Duration::from_millis(3000));
     let naive_retry = json!({"attempts": 4, "budget": 1.0, "reserve": 1_000_000});
     let off = json!({"enabled": false});
     let kinds = [
         (BASELINE, None, Goal::None),
-        (
-            "no breaker, no failover",
-            Some(json!({"breaker": off, "retry": {"attempts": 1, "attempt_timeout_ms": 0}})),
-            Goal::None,
-        ),
         ("no breaker, naive retries", Some(json!({"breaker": off, "retry": naive_retry})), Goal::None),
         ("as by default", Some(json!({})), Goal::AtMost(5.0)),
         ("attempts of 20 ms", Some(json!({"retry": {"attempt_timeout_ms": 20}})), Goal::None),
