@@ -112,7 +112,7 @@ impl Scenario {
 }
 
 pub fn measure(bench: &mut Bench) {
-    let (rounds, length) = bench.pick((1, Duration::from_millis(600)), (4, Duration::from_millis(900)));
+    let (rounds, length) = bench.pick((1, Duration::from_millis(350)), (4, Duration::from_millis(900)));
     for (number, scenario) in scenarios().iter().enumerate() {
         // One list of rounds for each strategy.
         let mut costs = vec![Vec::new(); COMPARED.len()];

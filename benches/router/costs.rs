@@ -142,4 +142,5 @@ fn others(bench: &mut Bench, rounds: usize, slice: Duration) {
 fn add(bench: &mut Bench, name: String, [direct, routed, more]: [f64; 3], goal: Goal) {
     let note = format!("direct {direct:.0} ns, routed {routed:.0} ns");
     bench.add(name, more, goal, "ns", note);
+    bench.must_stay_below(20_000.0);
 }

@@ -78,7 +78,7 @@ fn shares(outcomes: &[Outcome], from: Duration, to: Duration, slow_ns: f64) -> (
 pub fn measure(bench: &mut Bench) {
     let ms = Duration::from_millis;
     let times = bench.pick(
-        Times { on: ms(400), off: ms(900), end: ms(1300) },
+        Times { on: ms(300), off: ms(700), end: ms(1000) },
         Times { on: ms(500), off: ms(1300), end: ms(1900) },
     );
     let strategies: Vec<&str> = bench.pick(vec!["round_robin", "adaptive"], STRATEGIES.to_vec());
@@ -115,6 +115,9 @@ pub fn measure(bench: &mut Bench) {
                 "of {count}; slow {slow:.2} %; after it is well: failed {later_failed:.2} %, slow {later_slow:.2} %"
             );
             bench.add(format!("faults: {name}: failed, {strategy}"), failed, goal, "%", note);
+            if number > 0 && !name.ends_with("slower") {
+                bench.must_stay_below(15.0);
+            }
         }
     }
     for (number, strategy) in strategies.iter().enumerate() {
@@ -123,5 +126,6 @@ pub fn measure(bench: &mut Bench) {
         let worst = found.iter().map(after).fold(0.0, f64::max);
         let name = format!("faults: recovers: failed, {strategy}");
         bench.add(name, worst, Goal::AtMost(0.1), "%", "the worst of the four faults".into());
+        bench.must_stay_below(15.0);
     }
 }

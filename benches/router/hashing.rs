@@ -41,6 +41,7 @@ pub fn measure(bench: &mut Bench) {
             "%",
             format!("targets have {:.1} to {:.1} % of {KEYS} keys", least * 100.0, most * 100.0),
         );
+        bench.must_stay_below(150.0 / targets as f64);
         bench.add(
             format!("consistent_hash: keys of other targets that move, of {targets}"),
             differ(&before, &after, &|home| home != models[1]) as f64,

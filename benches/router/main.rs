@@ -32,11 +32,14 @@ pub struct Bench {
     filter: Option<String>,
     start: Instant,
     rows: Vec<Row>,
+    /// What not even a busy machine excuses.
+    gross: Vec<String>,
 }
 
 impl Bench {
     fn from_arguments() -> Result<Bench, String> {
-        let mut bench = Bench { quick: false, filter: None, start: Instant::now(), rows: Vec::new() };
+        let mut bench =
+            Bench { quick: false, filter: None, start: Instant::now(), rows: Vec::new(), gross: Vec::new() };
         for argument in std::env::args().skip(1) {
             match argument.as_str() {
                 // Cargo adds it.
@@ -52,6 +55,16 @@ impl Bench {
     /// `quick` in a quick run, `full` otherwise.
     fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
+    }
+
+    /// Has the run fail at its end if a value is far beyond its target, however busy the machine is.
+    fn must_stay_below(&mut self, most: f64) {
+        if let Some(row) = self.rows.last()
+            && row.value > most
+        {
+            self.gross
+                .push(format!("{}: {} {} is above {most}: {}", row.name, row.value, row.unit, row.note));
+        }
     }
 
     fn add(&mut self, name: String, value: f64, goal: Goal, unit: &'static str, note: String) {
@@ -107,5 +120,8 @@ fn finish(bench: &Bench) {
     let is_wrong = |row: &&Row| matches!(row.goal, Goal::Exactly(_)) && row.met() == Some(false);
     if let Some(row) = bench.rows.iter().find(is_wrong) {
         abi::fail(&format!("{}: {} {}", row.name, row.value, row.note));
+    }
+    if !bench.gross.is_empty() {
+        abi::fail(&bench.gross.join("\n"));
     }
 }

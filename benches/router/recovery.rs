@@ -118,12 +118,14 @@ fn found(outcomes: &[Outcome], seen: &[Seen], model: u64, off: u64) -> Found {
 pub fn measure(bench: &mut Bench) {
     let repeats = bench.pick(2, 7);
     // Long enough for the longest pauses between probes, and of several lengths.
-    let all: Vec<Found> = (0..repeats).map(|n| run(n + 1, Duration::from_millis(1200 + 137 * n))).collect();
+    let least = bench.pick(500, 1200);
+    let all: Vec<Found> = (0..repeats).map(|n| run(n + 1, Duration::from_millis(least + 137 * n))).collect();
     let mut add = |name: &str, goal: f64, of: &dyn Fn(&Found) -> f64, note: String| {
         let values: Vec<f64> = all.iter().map(of).collect();
         let worst = values.iter().copied().fold(0.0, f64::max);
         let note = format!("median {:.1}, of {repeats}{note}", median(&values));
         bench.add(format!("recovery: {name}, worst"), worst, Goal::AtMost(goal), "ms", note);
+        bench.must_stay_below(10.0 * goal);
     };
     let list =
         |of: &dyn Fn(&Found) -> u64| all.iter().map(|one| of(one).to_string()).collect::<Vec<_>>().join(" ");

@@ -100,7 +100,7 @@ impl Case {
 }
 
 pub fn measure(bench: &mut Bench) {
-    let (rounds, length) = bench.pick((2, Duration::from_millis(500)), (9, Duration::from_millis(700)));
+    let (rounds, length) = bench.pick((1, Duration::from_millis(600)), (9, Duration::from_millis(700)));
     for case in cases() {
         let (mut alone, mut beside, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         let (mut failed, mut refused) = (0, Vec::new());
