@@ -165,15 +165,21 @@ target/bench/models/large.onnx: tools/requirements-models.txt tools/models/mlps.
 bench-memory: onnxruntime ## measure memory, 6 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
 	$(CARGO) bench --locked --bench memory -- $(BENCH)
 
+.PHONY: bench-router
+bench-router: onnxruntime ## measure routes, 5 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+	$(CARGO) bench --locked --bench router -- $(BENCH)
+
 .PHONY: bench-publish
-bench-publish: ## put the results of the last `make bench` and `make bench-memory` into benches/results/
-	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md \
-	    || { echo "there is no full run to publish: make bench, make bench-memory"; exit 1; }
+bench-publish: ## put the results of the last `make bench`, `bench-memory` and `bench-router` into benches/results/
+	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md target/bench/router.md \
+	    || { echo "there is no full run to publish: make bench, make bench-memory, make bench-router"; exit 1; }
 	@mkdir -p benches/results
 	@if grep -qs "a full run" target/bench/throughput.md; then \
 	    cp -v $(foreach kind,json svg md,target/bench/throughput.$(kind)) benches/results/; fi
 	@if grep -qs "a full run" target/bench/memory.md; then \
 	    cp -v $(foreach kind,json md,target/bench/memory.$(kind)) benches/results/; fi
+	@if grep -qs "a full run" target/bench/router.md; then \
+	    cp -v $(foreach kind,json md,target/bench/router.$(kind)) benches/results/; fi
 
 .PHONY: clean
 clean: ## remove everything built, but not what was fetched

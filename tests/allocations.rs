@@ -3,6 +3,7 @@
 
 mod common;
 
+use blaze::config::RouteConfig;
 use blaze::engine::{Engine, ModelId, Queue, RequestDescription};
 use common::{A_MINUTE, Tensor, engine, f32s, load, load_json, request};
 use serde_json::json;
@@ -92,6 +93,25 @@ fn neither_the_mock_backend_nor_a_model_that_is_not_batched_allocates() {
         load_json(&engine, json!({"name": "single", "backend": "mock", "batching": {"max_rows": 1}}))
             .unwrap();
     check(&engine, single, &f32s(&[1, 4], &[1.0; 4]));
+}
+
+#[test]
+fn a_route_allocates_nothing() {
+    let engine = engine(json!({}));
+    let targets = ["a", "b", "c", "d"].map(|name| {
+        load_json(&engine, json!({"name": name, "backend": "mock"})).unwrap();
+        json!({"model": name})
+    });
+    for strategy in ["round_robin", "adaptive"] {
+        let config = json!({"name": strategy, "strategy": strategy, "targets": targets});
+        let route = engine.create_route(RouteConfig::from_json(&config.to_string()).unwrap()).unwrap();
+        check(&engine, route, &f32s(&[1, 4], &[1.0; 4]));
+        let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let inputs = [f32s(&[1, 4], &[1.0; 4])];
+        let infer = || (0..1000).for_each(|_| drop(engine.infer(request(route, &inputs), A_MINUTE).unwrap()));
+        infer();
+        assert!([(); 3].map(|()| count(infer)).contains(&0), "{strategy}");
+    }
 }
 
 #[test]

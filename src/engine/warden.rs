@@ -28,6 +28,8 @@ const SLOW_NS: u64 = 2 * MS;
 const PATIENCE_NS: u64 = 10_000 * MS;
 /// Synthetic requests that fail in a row make a target unwell.
 const UNWELL_AFTER: u32 = 2;
+/// How long after a failed model has failed again it is tried once more: at first, and at most.
+const PROVE_NS: (u64, u64) = (100 * MS, 400 * MS);
 /// How long after a failed rebuild another is tried: at first, and at most.
 const REBUILD_NS: (u64, u64) = (100 * MS, 10_000 * MS);
 /// How long a rebuilt model's first request is waited for.
@@ -87,11 +89,39 @@ impl Check {
 /// Rebuilding of a model that has failed.
 #[derive(Default)]
 pub struct Mending {
-    state: Mutex<(u64, u64)>,
+    state: Mutex<MendingState>,
     underway: AtomicBool,
     /// How often it was rebuilt, and how often that has helped.
     pub rebuilt: AtomicU64,
     pub recovered: AtomicU64,
+}
+
+#[derive(Default)]
+struct MendingState {
+    /// When it is tried next, or, if its device is lost, rebuilt.
+    next_ns: u64,
+    wait_ns: u64,
+    /// From when on it may be rebuilt.
+    rebuild_ns: u64,
+    rebuild_wait_ns: u64,
+}
+
+impl MendingState {
+    /// It is tried now. Whether it is also rebuilt if that shows it to be broken still.
+    fn try_now(&mut self, now: u64, lost: bool) -> bool {
+        // One that was well for long begins anew.
+        if now > self.next_ns.max(self.rebuild_ns) + 6 * REBUILD_NS.1 {
+            (self.wait_ns, self.rebuild_wait_ns) = (0, 0);
+        }
+        let rebuilds = now >= self.rebuild_ns;
+        if rebuilds {
+            self.rebuild_wait_ns = (self.rebuild_wait_ns * 2).clamp(REBUILD_NS.0, REBUILD_NS.1);
+            self.rebuild_ns = now + self.rebuild_wait_ns;
+        }
+        self.wait_ns = (self.wait_ns * 2).clamp(PROVE_NS.0, PROVE_NS.1);
+        self.next_ns = if lost { self.rebuild_ns } else { now + self.wait_ns };
+        rebuilds
+    }
 }
 
 impl Warden {
@@ -379,18 +409,15 @@ impl Core {
                 return;
             }
             let mut state = lock(&mending.state);
-            if now < state.0 {
-                next = next.min(state.0);
+            if now < state.next_ns {
+                next = next.min(state.next_ns);
                 return;
             }
-            // One that was well for long begins anew.
-            let before = if now > state.0 + 6 * REBUILD_NS.1 { 0 } else { state.1 };
-            let wait_ns = (before * 2).clamp(REBUILD_NS.0, REBUILD_NS.1);
-            *state = (now + wait_ns, wait_ns);
+            let rebuilds = state.try_now(now, model.is_lost());
             mending.underway.store(true, Ordering::SeqCst);
             let model = model.to_arc();
             self.start_work("blaze-rebuild", move |core| {
-                core.mend(&model);
+                core.mend(&model, rebuilds);
                 model.mending.underway.store(false, Ordering::SeqCst);
                 core.warden.wake();
             });
@@ -399,9 +426,9 @@ impl Core {
         next
     }
 
-    /// Tries whether a failed model works, and if not, loads it anew and tries again.
-    fn mend(self: &Arc<Self>, model: &Arc<Model>) {
-        if !model.is_lost() && self.proves(model) {
+    /// Tries whether a failed model works, and if not, and it `rebuilds`, loads it anew and tries again.
+    fn mend(self: &Arc<Self>, model: &Arc<Model>, rebuilds: bool) {
+        if (!model.is_lost() && self.proves(model)) || !rebuilds {
             return;
         }
         let rebuilt = model.residence.is_away() || self.rebuild(model);
