@@ -337,6 +337,12 @@ impl Batch {
         unsafe { self.request(member) }.submitted_ns
     }
 
+    /// The deadline of a member that is written; 0: none.
+    pub fn deadline_of(&self, member: usize) -> u64 {
+        // SAFETY: written, and held.
+        unsafe { self.request(member) }.deadline_ns
+    }
+
     /// Members among the first ones that are children, and not resolved.
     pub fn unresolved_children(&self, members: usize) -> u64 {
         let is_child = |&member: &usize| {

@@ -340,7 +340,7 @@ impl<'a> Lane<'a> {
             return self.core.child_has_ended(batch, member);
         }
         if routed {
-            table.conclude(batch, member);
+            table.conclude(batch, member, Status::Ok);
         }
         self.count(status, 1);
         if batch.line.outputs_count() > 0 || status != Status::Ok {
@@ -414,7 +414,7 @@ impl<'a> Lane<'a> {
             counted += 1;
             let word = batch.members[member].status.load(Ordering::Relaxed);
             if request.flags.routed {
-                table.conclude(batch, member);
+                table.conclude(batch, member, Status::Ok);
             }
             if request.flags.extras || word != 0 || request.flags.lends {
                 let status = self.finish_unusual(member, batch_status);

@@ -478,7 +478,7 @@ impl Core {
     }
 
     /// One piece of work on the host's thread: a job or a batch. False if there is nothing to do.
-    fn pump_one(self: &Arc<Self>) -> bool {
+    pub(super) fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
         self.tend_if_due();
         self.jobs.run_one() || self.rescan_if_due() || self.run_batch()

@@ -200,25 +200,32 @@ pub fn is_retryable(status: Status) -> bool {
 /// For whoever has resolved a routed member early: gives back what it has in hand. True: its hold on the batch is to be
 /// let go of, since no event takes it over.
 #[cold]
-pub fn abandon(table: &Table, batch: &Batch, member: usize, child: bool) -> bool {
+pub fn abandon(table: &Table, batch: &Batch, member: usize, child: bool, status: Status) -> bool {
     let hop = &batch.cold(member).hop;
     if let Some(taken) = hop.take() {
-        taken.way.give_up(taken.probes);
+        let now = now_ns();
+        let age_ns = now.saturating_sub(batch.submitted_ns(member));
+        match status {
+            Status::Expired => taken.way.expire(taken.probes, age_ns, now),
+            _ => taken.way.give_up(taken.probes),
+        }
     }
     if child {
         return true;
     }
-    table.conclude(batch, member);
+    table.conclude(batch, member, status);
     false
 }
 
 impl Table {
     /// A routed request has ended: what it still has under way elsewhere is given up, and its quotas are given back.
     #[inline]
-    pub fn conclude(&self, batch: &Batch, member: usize) {
+    pub fn conclude(&self, batch: &Batch, member: usize, status: Status) {
         let hop = &batch.cold(member).hop;
         if hop.begun() > 1 || hop.waits() {
-            hop.children().for_each(|child| _ = self.resolve_early(child, Status::Cancelled));
+            // Who has it when it expires is to blame, who has it when it is not wanted any more is not.
+            let status = if status == Status::Expired { status } else { Status::Cancelled };
+            hop.children().for_each(|child| _ = self.resolve_early(child, status));
         }
         if hop.quotas.load(Ordering::Relaxed) != 0 {
             self.leave_quotas(batch, member);
@@ -522,9 +529,10 @@ impl Core {
         table.leave_quotas(parent, at);
         parent.interrupt_if_unwanted(at);
         // SAFETY: queues live as long as the table.
-        if let Some(queue) = unsafe { request.queue.as_ref() } {
+        match unsafe { request.queue.as_ref() } {
             // The parent's hold on its batch goes over to the event, and with it the child's.
-            queue.publish(Link::member(parent.index, at), &parent.members[at].link, table);
+            Some(queue) => queue.publish(Link::member(parent.index, at), &parent.members[at].link, table),
+            None => table.elsewhere.ring_all(),
         }
         drop(publishing);
         table.batch_is_done();

@@ -78,6 +78,8 @@ pub struct Way {
     /// After so long an attempt counts as failed; `u64::MAX`: never.
     pub timeout_ns: AtomicU64,
     pub check: Check,
+    /// A change of the breaker that is not in the log yet.
+    untold: Mutex<Option<Change>>,
 }
 
 /// A route as it is just now.
@@ -124,6 +126,7 @@ impl Way {
             hedge_ns: AtomicU64::new(u64::MAX),
             timeout_ns: AtomicU64::new(u64::MAX),
             check: Check::default(),
+            untold: Mutex::default(),
         })
     }
 
@@ -151,6 +154,43 @@ impl Way {
         let change = self.target.outrun(age_ns, now_ns, memory_ns);
         self.give_up(probes);
         self.tell(change, core);
+    }
+
+    /// An attempt's request has expired. That is the target's failure, if it has had it for longer than it should take.
+    #[cold]
+    pub fn expire(&self, probes: bool, age_ns: u64, now_ns: u64) {
+        let slow_ns = self.target.slow_ns.load(Ordering::Relaxed);
+        if age_ns <= slow_ns {
+            return self.give_up(probes);
+        }
+        self.target.end(1);
+        let mut tally = Tally::default();
+        tally.add(age_ns, true, slow_ns);
+        let memory_ns = self.route.memory_ns.load(Ordering::Relaxed);
+        let change = self.target.record(tally, "no answer until the deadline", now_ns, memory_ns);
+        if probes {
+            self.target.breaker.probed();
+        }
+        if change.is_some() {
+            *lock(&self.untold) = change;
+            self.route.warden.wake();
+        }
+    }
+
+    /// A change of the breaker that is not in the log yet.
+    pub fn untold(&self) -> Option<Change> {
+        lock(&self.untold).take()
+    }
+
+    /// How long to wait for an attempt, of a request with this deadline (0: none): if it is clearly slow and half of the
+    /// time is gone, another target may still make it.
+    pub fn patience_ns(&self, submitted_ns: u64, deadline_ns: u64) -> u64 {
+        let timeout_ns = self.timeout_ns.load(Ordering::Relaxed);
+        if deadline_ns == 0 || timeout_ns == u64::MAX {
+            return timeout_ns;
+        }
+        let half_ns = deadline_ns.saturating_sub(submitted_ns) / 2;
+        timeout_ns.min(half_ns.max(self.target.slow_ns.load(Ordering::Relaxed)))
     }
 
     pub fn tell(&self, change: Option<Change>, core: &Core) {
@@ -224,6 +264,8 @@ impl Plan {
     fn settle(&self) {
         let (route, config) = (&self.route, &self.config);
         route.peers.set(&self.targets);
+        let learns = config.strategy.name == "adaptive";
+        self.targets.iter().for_each(|target| target.learns.store(learns, Ordering::Relaxed));
         route.memory_ns.store(u64::from(config.strategy.memory_ms) * 1_000_000, Ordering::Relaxed);
         let says_how_long = config.retry.attempt_timeout_ms.is_some_and(|ms| ms > 0);
         route.gives_up.store(says_how_long, Ordering::Relaxed);

@@ -1,8 +1,10 @@
 //! Picking a target for a request, and sending it there.
 
 use super::admission::{Admitted, InputData, InputTensor, RequestDescription, admit};
+use super::completion::CompletionQueue;
 use super::event::Event;
 use super::lifecycle::{Core, Queue};
+use super::line::Seat;
 use super::model::Model;
 use super::models::ModelPin;
 use super::quotas::Entry;
@@ -43,6 +45,14 @@ impl<'a> Attempt<'a> {
     pub fn new(way: &'a Way) -> Self {
         Attempt { way, probes: false, waits: false, hedges: false }
     }
+}
+
+/// A request that its submitter waits for.
+enum Begun {
+    /// It has run on this thread.
+    Here(Seat),
+    /// Its event comes here.
+    Queued(Arc<CompletionQueue>),
 }
 
 /// Which request a child works for, and where that one writes it down.
@@ -275,43 +285,63 @@ impl Core {
         if self.config.threads == Some(0) {
             self.tend_if_due(); // a host that only infers never pumps
         }
-        let completion = self.table.new_queue(2);
-        let work = || -> Result<()> {
-            let plan = self.routes.pin(description.model, true)?;
-            let mut asks = Asks::of(description, now);
-            let mut admitted = Admitted::default();
-            let (attempt, model, entry) = self.let_through(&plan, &mut asks, description, &mut admitted)?;
-            self.warden.look();
-            let route = &plan.route;
-            let undo = |quotas, model: &Model| self.undo_limits(quotas, model, Some(route), admitted.rows);
-            let quotas = match entry {
-                Entry::Enters(quotas) => quotas,
-                Entry::Waits(quotas) => {
-                    attempt.way.give_up(attempt.probes);
-                    return self
-                        .wait_in_line(&plan, description, &admitted, &model, &completion, now, quotas)
-                        .inspect_err(|_| undo(quotas, &model))
-                        .map(drop);
-                }
-            };
-            let role = Role { attempt: Some(&attempt), quotas, ..Role::default() };
-            let queue = Some(&completion);
-            let refused = |error: Error, model: &Model| {
-                attempt.way.give_up(attempt.probes);
-                undo(quotas, model);
-                error
-            };
-            let model = match self.run_here(description, &admitted, model, queue, now, &role) {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(model)) => model,
-                Err((error, model)) => return Err(refused(error, &model)),
-            };
-            let submitted = self.submit(description, &admitted, &model, queue, now, &role);
-            submitted.map(drop).map_err(|error| refused(error, &model))
+        match self.begin_infer(description, now)? {
+            Begun::Here(seat) => Ok(self.event_of_run(&seat)),
+            Begun::Queued(completion) => {
+                let event = self.wait_terminal(&completion, deadline_ns);
+                self.table.put_queue(&completion);
+                Ok(event)
+            }
+        }
+    }
+
+    /// Runs a request on this thread, or submits it. Nothing is pinned any more when it runs, or is waited for.
+    fn begin_infer(self: &Arc<Self>, description: &RequestDescription<'_>, now: u64) -> Result<Begun> {
+        let pin = self.routes.pin(description.model, true)?;
+        let plan = pin.to_arc();
+        let mut asks = Asks::of(description, now);
+        let mut admitted = Admitted::default();
+        let (attempt, model, entry) = self.let_through(&plan, &mut asks, description, &mut admitted)?;
+        self.warden.look();
+        let undo = |quotas, model: &Model| {
+            self.undo_limits(quotas, model, Some(&plan.route), admitted.rows);
         };
-        let event = work().map(|()| self.wait_terminal(&completion, deadline_ns));
-        self.table.put_queue(&completion);
-        event
+        let quotas = match entry {
+            Entry::Enters(quotas) => quotas,
+            Entry::Waits(quotas) => {
+                attempt.way.give_up(attempt.probes);
+                let completion = self.table.new_queue(2);
+                let waits = self.wait_in_line(&pin, description, &admitted, &model, &completion, now, quotas);
+                return self.queued(waits, completion).inspect_err(|_| undo(quotas, &model));
+            }
+        };
+        let role = Role { attempt: Some(&attempt), quotas, ..Role::default() };
+        let refused = |model: &Model| {
+            attempt.way.give_up(attempt.probes);
+            undo(quotas, model);
+        };
+        let (model, pin) = match self.run_here(description, &admitted, (model, pin), now, &role) {
+            Ok(Ok(seat)) => return Ok(Begun::Here(seat)),
+            Ok(Err(pins)) => pins,
+            Err((error, (model, _))) => {
+                refused(&model);
+                return Err(error);
+            }
+        };
+        let completion = self.table.new_queue(2);
+        let submitted = self.submit(description, &admitted, &model, Some(&completion), now, &role);
+        drop(pin);
+        self.queued(submitted, completion).inspect_err(|_| refused(&model))
+    }
+
+    fn queued(&self, submitted: Result<Ticket>, completion: Arc<CompletionQueue>) -> Result<Begun> {
+        match submitted {
+            Ok(_) => Ok(Begun::Queued(completion)),
+            Err(error) => {
+                self.table.put_queue(&completion);
+                Err(error)
+            }
+        }
     }
 
     /// Sends a synthetic request to a way's model, which answers to nobody. Returns its ticket.

@@ -11,7 +11,7 @@ use super::lifecycle::{Core, Engine, Queue};
 use super::line::{Kind, Line, Seat};
 use super::model::Model;
 use super::models::ModelPin;
-use super::outcome::{self, EARLY, Which};
+use super::outcome::{self, ANSWERED, EARLY, Which};
 use super::quotas::{Entry, Quotas};
 use super::routes::is_route;
 use super::routing::{Attempt, ChildOf};
@@ -82,13 +82,14 @@ impl Engine {
             let quotas = core.enter_model(&model, description, &admitted, now)?;
             let role = Role { quotas, ..Role::default() };
             let undo = |model: &Model| core.undo_limits(quotas, model, None, admitted.rows);
-            let here = core.run_here(description, &admitted, model, None, now, &role);
-            let model = match here.map_err(|(error, model)| {
+            let here = core.run_here(description, &admitted, (model, ()), now, &role);
+            let here = here.map_err(|(error, (model, ()))| {
                 undo(&model);
                 error
-            })? {
+            })?;
+            let model = match here {
                 Ok(seat) => return Ok(core.event_of_run(&seat)),
-                Err(model) => model,
+                Err((model, ())) => model,
             };
             let completion = core.table.new_queue(2);
             let submitted = core.submit(description, &admitted, &model, Some(&completion), now, &role);
@@ -182,41 +183,40 @@ impl Core {
         away
     }
 
-    /// Runs a request on this thread, if its model is idle; if not, gives the model back. With a completion queue its
-    /// event comes there; without, it is for the caller to make.
+    /// Runs a request on this thread, if its model is idle; if not, gives the model back, with what came with it. The
+    /// event is for the caller to make.
     #[allow(clippy::type_complexity)]
-    pub(super) fn run_here<'a>(
+    pub(super) fn run_here<'a, H>(
         self: &Arc<Self>,
         description: &RequestDescription<'_>,
         admitted: &Admitted<'_>,
-        model: ModelPin<'a>,
-        completion: Option<&Arc<CompletionQueue>>,
+        (model, held): (ModelPin<'a>, H),
         now: u64,
         role: &Role<'_>,
-    ) -> std::result::Result<std::result::Result<Seat, ModelPin<'a>>, (Error, ModelPin<'a>)> {
+    ) -> std::result::Result<std::result::Result<Seat, (ModelPin<'a>, H)>, (Error, (ModelPin<'a>, H))> {
         if !model.queue.try_enter() {
-            return Ok(Err(model));
+            return Ok(Err((model, held)));
         }
         // Who shuts down or unloads waits for pins, and must not wait for a run: that it has entered keeps the model.
         let pin = model;
         let model = pin.to_arc();
         let Some(pass) = self.gate_of(&model).try_enter(&model.queue.share) else {
             model.queue.finished();
-            return Ok(Err(pin));
+            return Ok(Err((pin, held)));
         };
         let Placed { seat, batch, passing } =
-            match self.place(description, admitted, &model, completion, now, role, true) {
+            match self.place(description, admitted, &model, None, now, role, true) {
                 Ok(placed) => placed,
                 Err(error) => {
                     model.queue.finished();
-                    return Err((error, pin));
+                    return Err((error, (pin, held)));
                 }
             };
         batch.written.set(0);
         if description.deadline_ns != 0 {
             self.note_deadline(batch, description.deadline_ns);
         }
-        drop(pin);
+        drop((pin, held));
         let active = self.spinning.compute();
         execute(self, &model, seat.index);
         drop(active);
@@ -230,12 +230,24 @@ impl Core {
     }
 
     /// The event of a request without a completion queue that has run here.
-    fn event_of_run(&self, seat: &Seat) -> Event {
+    pub(super) fn event_of_run(self: &Arc<Self>, seat: &Seat) -> Event {
         // SAFETY: the member's hold is this thread's.
         let batch = unsafe { self.table.batch(seat.index) };
-        let early = || batch.members[0].status.load(Ordering::Acquire) & EARLY != 0;
-        while !batch.published.is_set(0) && !early() {
-            spin_loop(); // whoever resolved it is about to say how
+        let over = || {
+            let elsewhere = batch.members[0].status.load(Ordering::SeqCst) & (EARLY | ANSWERED) != 0;
+            batch.published.is_set(0) || elsewhere
+        };
+        while !over() {
+            if batch.resolved.is_set(0) {
+                spin_loop(); // whoever resolved it is about to say how
+                continue;
+            }
+            // Another target has it now.
+            if self.config.threads != Some(0) {
+                self.table.elsewhere.sleep(u64::MAX, over);
+            } else if !self.pump_one() {
+                self.table.elsewhere.sleep(now_ns() + 1_000_000, over);
+            }
         }
         // SAFETY: it is resolved, the member's hold is this thread's, and nobody else makes the event.
         unsafe { outcome::event(&self.table, batch, 0, Which::Terminal) }

@@ -90,6 +90,8 @@ pub struct Table {
     settled: Bell,
     pub metrics: Arc<Metrics>,
     pub tenants: Tenants,
+    /// Rung when a request has ended elsewhere, or early, whose submitter waits for it without a completion queue.
+    pub elsewhere: Bell,
     queues: Mutex<Queues>,
 }
 
@@ -152,6 +154,7 @@ impl Table {
             settled: Bell::default(),
             metrics,
             tenants,
+            elsewhere: Bell::default(),
             queues: Mutex::default(),
         })
     }
@@ -389,7 +392,7 @@ impl Table {
                 batch.line.traffic.outcomes.count(status);
             }
             // Before the event: who gets it may count on there being room for another one.
-            let lets_go = (flags.routed || flags.child) && abandon(self, batch, member, flags.child);
+            let lets_go = (flags.routed || flags.child) && abandon(self, batch, member, flags.child, status);
             // SAFETY: written, and held; queues live as long as the table.
             if let Some(queue) = unsafe { batch.request(member).queue.as_ref() } {
                 if flags.lends && word & outcome::MORE == 0 {
@@ -397,6 +400,8 @@ impl Table {
                 }
                 // The batch's hold of the member goes over to the event.
                 queue.publish(Link::member(batch.index, member), &batch.members[member].link, self);
+            } else if flags.routed {
+                self.elsewhere.ring_all();
             }
             if word & outcome::MORE != 0 {
                 batch.members[member].status.fetch_or(outcome::ANNOUNCED, Ordering::AcqRel);

@@ -203,6 +203,7 @@ impl Core {
         for (_, plan) in self.routes.all() {
             let Ok(plan) = self.routes.pin(plan.route.id.load(Ordering::SeqCst), false) else { continue };
             self.rebind(&plan);
+            plan.ways.iter().for_each(|way| way.tell(way.untold(), self));
             underway |= plan.targets.iter().any(|target| target.in_flight() > 0) || plan.route.has_waiting();
             if judges {
                 self.judge(&plan);
@@ -279,10 +280,14 @@ impl Core {
         let Some(flags) = pin.flags(member).filter(|_| !pin.resolved.is_set(member)) else { return false };
         let Some(way) = hop.way() else { return false };
         if !hop.is_open() {
-            return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member);
+            return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member, now);
         }
         let age_ns = now.saturating_sub(pin.submitted_ns(member));
-        if age_ns >= way.timeout_ns.load(Ordering::Relaxed) {
+        let deadline_ns = match flags.routed {
+            true => pin.deadline_of(member),
+            false => self.table.pin(hop.parent()).map_or(0, |(parent, at)| parent.deadline_of(at)),
+        };
+        if age_ns >= way.patience_ns(pin.submitted_ns(member), deadline_ns) {
             let Some(taken) = hop.take_late() else { return false };
             let mut tally = Tally::default();
             tally.add(age_ns, true, u64::MAX);
@@ -290,9 +295,9 @@ impl Core {
             taken.way.record(tally, u32::from(taken.probes), &why, now, self);
             way.route.counters.timeouts.fetch_add(1, Ordering::Relaxed);
             if flags.routed {
-                return self.go_on(pin, member);
+                return self.go_on(pin, member, now);
             }
-            return self.table.pin(hop.parent()).is_some_and(|(parent, at)| self.go_on(&parent, at));
+            return self.table.pin(hop.parent()).is_some_and(|(parent, at)| self.go_on(&parent, at, now));
         }
         if flags.routed && age_ns >= way.hedge_ns.load(Ordering::Relaxed) && hop.begun() == 1 {
             let _ = self.try_again(pin, member, Reason::Hedge); // it is not needed
@@ -302,7 +307,7 @@ impl Core {
 
     /// An attempt of this request has taken too long: makes another one. If there is none, and the host has said how long
     /// attempts may take, the request has failed. Otherwise it waits for what may still come: true.
-    fn go_on(self: &Arc<Self>, parent: &Pin<'_>, at: usize) -> bool {
+    fn go_on(self: &Arc<Self>, parent: &Pin<'_>, at: usize, now: u64) -> bool {
         if parent.resolved.is_set(at) || self.try_again(parent, at, Reason::Failover).is_ok() {
             return false;
         }
@@ -310,11 +315,27 @@ impl Core {
         if !hop.is_stuck(&self.table) {
             return false;
         }
-        if hop.way().is_some_and(|way| way.route.gives_up.load(Ordering::Relaxed)) {
+        let gives_up = hop.way().is_some_and(|way| way.route.gives_up.load(Ordering::Relaxed));
+        if gives_up && self.is_overdue(parent, at, now) {
             self.table.resolve_early(self.table.ticket_of(parent, at), Status::Timeout);
             return false;
         }
         true
+    }
+
+    /// Whether every attempt of a request that has not ended has taken as long as the host has said.
+    fn is_overdue(&self, parent: &Pin<'_>, at: usize, now: u64) -> bool {
+        let overdue = |pin: &Pin<'_>, member: usize| {
+            let hop = &pin.cold(member).hop;
+            let timeout_ns = hop.way().map_or(0, |way| way.timeout_ns.load(Ordering::Relaxed));
+            hop.waits() || now.saturating_sub(pin.submitted_ns(member)) >= timeout_ns
+        };
+        let mut children = parent.cold(at).hop.children();
+        overdue(parent, at)
+            && children.all(|child| {
+                let found = self.table.pin(child);
+                found.is_none_or(|(pin, member)| pin.resolved.is_set(member) || overdue(&pin, member))
+            })
     }
 
     /// Sends synthetic requests to targets, and learns from those that have ended. Returns when to look again.

@@ -5,7 +5,7 @@ use super::breaker::{Breaker, Change, State};
 use super::ewma::PeakEwma;
 use crate::config::{BreakerConfig, TargetConfig};
 use crate::metrics::{Counter, Histogram};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use std::ffi::CString;
 use std::sync::{Arc, Weak};
 
@@ -92,6 +92,8 @@ pub struct Target {
     pub failures: PeakEwma,
     /// What `adaptive` has learned of it.
     pub arm: Arm,
+    /// Whether it learns: for `adaptive` alone, since it costs something.
+    pub learns: AtomicBool,
     pub breaker: Breaker,
     peers: Arc<Peers>,
     /// Response times of calls that ended well.
@@ -124,6 +126,7 @@ impl Target {
             usual: PeakEwma::default(),
             failures: PeakEwma::default(),
             arm: Arm::default(),
+            learns: AtomicBool::new(true),
             breaker: Breaker::new(breaker),
             peers: Arc::clone(peers),
             times: Histogram::default(),
@@ -194,18 +197,22 @@ impl Target {
         let mean_ns = tally.latency_ns as f32 / tally.calls.max(1) as f32;
         let share = tally.failed as f32 / tally.calls.max(1) as f32;
         self.latency.add(mean_ns, now_ns, memory_ns, true);
-        self.failures.add(share, now_ns, memory_ns, false);
+        if tally.failed > 0 || self.failures.get() > 0.0 {
+            self.failures.add(share, now_ns, memory_ns, false);
+        }
         let in_flight = self.in_flight();
-        self.arm.learn(&Lesson {
-            latency_ns: mean_ns,
-            longest_ns: tally.longest_ns,
-            calls: tally.calls,
-            failed: tally.failed,
-            in_flight: in_flight.saturating_add(tally.calls),
-            ended: (self.requests() as u32).wrapping_sub(in_flight),
-            now_ns,
-            memory_ns,
-        });
+        if self.learns.load(Ordering::Relaxed) {
+            self.arm.learn(&Lesson {
+                latency_ns: mean_ns,
+                longest_ns: tally.longest_ns,
+                calls: tally.calls,
+                failed: tally.failed,
+                in_flight: in_flight.saturating_add(tally.calls),
+                ended: (self.requests() as u32).wrapping_sub(in_flight),
+                now_ns,
+                memory_ns,
+            });
+        }
         if good > 0 {
             self.succeeded.add(u64::from(good));
             if tally.slow > 0 {
