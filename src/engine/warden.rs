@@ -20,6 +20,9 @@ use std::thread::JoinHandle;
 const MS: u64 = 1_000_000;
 /// How often it looks while requests are under way.
 const TICK_NS: u64 = 2 * MS;
+/// After the last request it goes on looking for so long, so often.
+const LINGER_NS: u64 = 1000 * MS;
+const LINGER_TICK_NS: u64 = 20 * MS;
 /// How often it works out what is slow.
 const JUDGE_NS: u64 = 20 * MS;
 /// What is learned to be slow takes at least so long: a machine's own pauses are not the target's.
@@ -49,6 +52,9 @@ pub struct Warden {
     /// Requests wait for attempts that have taken too long.
     stuck: AtomicBool,
     judged_ns: AtomicU64,
+    /// Attempts that had begun when it last looked, and when that has changed.
+    begun: AtomicU64,
+    lively_ns: AtomicU64,
     /// For an engine without threads: when to look again.
     next_ns: AtomicU64,
 }
@@ -140,6 +146,14 @@ impl Warden {
         }
     }
 
+    /// Whether requests have come of late: they may come again, and need not call then.
+    fn is_lively(&self, begun: u64, now: u64) -> bool {
+        if self.begun.swap(begun, Ordering::Relaxed) != begun {
+            self.lively_ns.store(now, Ordering::Relaxed);
+        }
+        now < self.lively_ns.load(Ordering::Relaxed).saturating_add(LINGER_NS)
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -195,6 +209,7 @@ impl Core {
         }
         // Before the look: what begins from here on calls.
         self.warden.rests.store(true, Ordering::SeqCst);
+        let mut begun = 0u64;
         let judges = now >= self.warden.judged_ns.load(Ordering::Relaxed) + JUDGE_NS;
         if judges {
             self.warden.judged_ns.store(now, Ordering::Relaxed);
@@ -204,6 +219,7 @@ impl Core {
             let Ok(plan) = self.routes.pin(plan.route.id.load(Ordering::SeqCst), false) else { continue };
             self.rebind(&plan);
             plan.ways.iter().for_each(|way| way.tell(way.untold(), self));
+            begun = begun.wrapping_add(plan.requests());
             underway |= plan.targets.iter().any(|target| target.in_flight() > 0) || plan.route.has_waiting();
             if judges {
                 self.judge(&plan);
@@ -211,8 +227,12 @@ impl Core {
             self.let_in(&plan);
             next = next.min(self.check_targets(&plan, now));
         }
-        if underway {
+        let lively = self.warden.is_lively(begun, now);
+        if underway || lively {
             self.warden.rests.store(false, Ordering::SeqCst);
+            next = next.min(now + LINGER_TICK_NS);
+        }
+        if underway {
             let mut stuck = false;
             self.table.each(|pin| each_routed(self, pin, |_, member| stuck |= self.watch(pin, member, now)));
             self.warden.stuck.store(stuck, Ordering::Relaxed);
