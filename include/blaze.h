@@ -216,6 +216,7 @@ typedef struct blaze_allocator {
 ///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
+///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
@@ -313,7 +314,8 @@ blaze_status blaze_pump(blaze_engine *engine,
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
-///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async).
+///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async),
+///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create).
 ///                    In an engine with a repository, "name" and "version" without anything else load that version
 ///                    from there, "name" alone the newest; other keys are in its model.json.
 /// @param out         Receives the model.

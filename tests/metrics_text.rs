@@ -4,18 +4,20 @@
 
 mod common;
 
+use blaze::config::RouteConfig;
 use blaze::engine::{Engine, RequestDescription};
-use common::{batching_engine, f32s, load_json, request, root, run, run_together, try_run};
+use common::{engine, f32s, load_json, request, root, run, run_together, try_run};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-const KINDS: [&str; 3] = ["counter", "gauge", "histogram"];
+const KINDS: [&str; 4] = ["counter", "gauge", "histogram", "summary"];
 
 /// An engine with all kinds of outcomes behind it, and a model whose name is not plain ASCII.
 fn busy_engine() -> Engine {
-    let engine = batching_engine();
+    let tenants = json!({"list": [{"id": 7, "class": "gold {1}"}]});
+    let engine = engine(json!({"threads": 0, "tenants": tenants}));
     let x = || vec![f32s(&[1, 4], &[0.0; 4])];
     let good = load_json(&engine, json!({"name": "gut & günstig {1}", "backend": "mock"})).unwrap();
     run_together(&engine, good, &[x(), x(), x()]);
@@ -30,6 +32,9 @@ fn busy_engine() -> Engine {
     engine.cancel(engine.submit(request(good, &cancelled), &queue).unwrap()).unwrap();
     engine.pump(0).unwrap();
     engine.submit(request(good, &inputs), &queue).unwrap(); // stays in flight
+    let targets = json!([{"model": "gut & günstig {1}"}, {"model": "bad"}, {"model": "nowhere"}]);
+    let route = json!({"name": "a route", "targets": targets}).to_string();
+    engine.create_route(RouteConfig::from_json(&route).unwrap()).unwrap();
     engine
 }
 
@@ -99,7 +104,11 @@ fn families(text: &str) -> Vec<(String, String, Vec<Sample>)> {
             let (family, kind, samples) = families.last_mut().expect("a family comes before its samples");
             let sample = parse(line);
             let suffix = sample.name.strip_prefix(family.as_str()).expect(line);
-            let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            let suffixes: &[&str] = match kind.as_str() {
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "summary" => &["", "_sum", "_count"],
+                _ => &[""],
+            };
             assert!(suffixes.contains(&suffix), "{line}");
             assert!(sample.value >= 0.0 && sample.value.is_finite(), "{line}");
             samples.push(sample);

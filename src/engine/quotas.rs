@@ -5,7 +5,7 @@ use super::lifecycle::Core;
 use super::model::Model;
 use super::routes::Route;
 use super::table::Table;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Status};
 use crate::router::{Refusal, RefusalKind};
 use crate::sync::Ordering;
 
@@ -39,6 +39,19 @@ pub enum Entry {
     Waits(Quotas),
 }
 
+/// A request that may not come in.
+pub struct Refused {
+    pub error: Error,
+    /// It was a limit of the model's: another target may have room.
+    pub by_model: bool,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused { error, by_model: false }
+    }
+}
+
 fn refuse(refusal: Refusal, whose: std::fmt::Arguments<'_>) -> Error {
     let Refusal { kind, what, retry_after_ns } = refusal;
     let later = match retry_after_ns {
@@ -66,7 +79,7 @@ impl Core {
         tenant: u64,
         rows: usize,
         now: u64,
-    ) -> Result<Entry> {
+    ) -> std::result::Result<Entry, Refused> {
         let free = model.limits.is_unlimited()
             && route.is_none_or(|route| route.limits.is_unlimited())
             && (tenant == 0 || !self.table.tenants.is_used());
@@ -81,7 +94,7 @@ impl Core {
         tenant: u64,
         rows: usize,
         now: u64,
-    ) -> Result<Entry> {
+    ) -> std::result::Result<Entry, Refused> {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
         let mut quotas = 0;
         let place = self
@@ -93,7 +106,7 @@ impl Core {
         let undo_tenant = || _ = place.map(|place| self.table.tenants.undo(place, rows));
         model.limits.enter(rows, now).map_err(|refusal| {
             undo_tenant();
-            refuse(refusal, format_args!("model {}", model.full_name))
+            Refused { error: refuse(refusal, format_args!("model {}", model.full_name)), by_model: true }
         })?;
         if model.limits.has_concurrency() {
             quotas |= MODEL;
@@ -124,7 +137,7 @@ impl Core {
             Ok(()) => Ok(Entry::Enters(Quotas(quotas | ROUTE))),
             Err(refusal) => {
                 route.limits.give_rates_back(rows);
-                Err(refuse(refusal))
+                Err(refuse(refusal).into())
             }
         }
     }

@@ -245,19 +245,20 @@ impl Core {
                 Ok(picked) => picked,
                 Err(error) => return Err(refusal.unwrap_or(error)),
             };
-            let undo = |_: &Error| attempt.way.give_up(attempt.probes);
-            admit(description, &model, admitted).inspect_err(undo)?;
+            let undo = || attempt.way.give_up(attempt.probes);
+            admit(description, &model, admitted).inspect_err(|_| undo())?;
             let limits = self.enter_limits(&model, Some(&plan.route), asks.tenant, admitted.rows, asks.now);
-            match limits.inspect_err(undo) {
+            let refused = match limits {
                 Ok(entry) => return Ok((attempt, model, entry)),
-                // A limit of the model's own: another target may have room.
-                Err(error) if error.message.starts_with("model ") => {
-                    asks.tried |= attempt.way.bit();
-                    *admitted = Admitted::default();
-                    refusal = Some(error);
-                }
-                Err(error) => return Err(error),
+                Err(refused) => refused,
+            };
+            undo();
+            if !refused.by_model {
+                return Err(refused.error);
             }
+            asks.tried |= attempt.way.bit();
+            *admitted = Admitted::default();
+            refusal = Some(refused.error);
         }
     }
 

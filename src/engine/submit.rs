@@ -250,8 +250,9 @@ impl Core {
         admitted: &Admitted<'_>,
         now: u64,
     ) -> Result<Quotas> {
-        match self.enter_limits(model, None, description.tenant, admitted.rows, now)? {
-            Entry::Enters(quotas) | Entry::Waits(quotas) => Ok(quotas),
+        match self.enter_limits(model, None, description.tenant, admitted.rows, now) {
+            Ok(Entry::Enters(quotas) | Entry::Waits(quotas)) => Ok(quotas),
+            Err(refused) => Err(refused.error),
         }
     }
 

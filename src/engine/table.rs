@@ -325,6 +325,11 @@ impl Table {
         ticket(self.slot(batch.index).life().generation(), batch.index, member)
     }
 
+    /// Whether a ticket's request has not ended.
+    pub fn is_unresolved(&self, ticket: Ticket) -> bool {
+        self.pin(ticket).is_some_and(|(pin, member)| !pin.resolved.is_set(member))
+    }
+
     /// A hold on a ticket's batch, if the ticket is not stale, and its member.
     #[inline]
     pub fn pin(&self, ticket: Ticket) -> Option<(Pin<'_>, usize)> {

@@ -51,25 +51,14 @@ impl Waiting {
         })
     }
 
-    /// Nobody gets a turn any more.
-    pub fn cancel_all(&self, core: &Core) {
-        loop {
-            let next = {
-                let mut room = lock(&self.room);
-                self.capacity.store(0, Ordering::SeqCst);
-                room.as_mut().and_then(|room| {
-                    room.set_capacity(0);
-                    room.pop()
-                })
-            };
-            let Some(ticket) = next else { return };
+    /// The end of the route: requests that wait get no turn any more, and batches are freed.
+    pub fn end(&self, core: &Core) {
+        let room = lock(&self.room).take();
+        let waiting = room.into_iter().flat_map(|mut room| std::iter::from_fn(move || room.pop()));
+        for ticket in waiting {
             self.count.fetch_sub(1, Ordering::SeqCst);
             core.table.resolve_early(ticket, Status::Cancelled);
         }
-    }
-
-    /// Frees what batches there are.
-    pub fn retire(&self, core: &Core) {
         if let Some(line) = self.line.get() {
             line.retire(&core.table);
         }
@@ -118,9 +107,7 @@ impl Core {
             let room = room.get_or_insert_with(|| WaitingRoom::new(0));
             if room.len() >= waiting.capacity.load(Ordering::SeqCst) as usize {
                 // Those that were cancelled or have expired are still in it.
-                let gone = room.retain(|&ticket| {
-                    self.table.pin(ticket).is_some_and(|(pin, at)| !pin.resolved.is_set(at))
-                });
+                let gone = room.retain(|&ticket| self.table.is_unresolved(ticket));
                 waiting.count.fetch_sub(gone.len() as u32, Ordering::SeqCst);
             }
             room.push(description.tenant, weight, cost, description.level, ticket)

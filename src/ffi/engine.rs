@@ -20,6 +20,7 @@ use crate::engine::Engine;
 ///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
+///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.

@@ -18,7 +18,8 @@ use std::ffi::{c_char, c_void};
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
-///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async).
+///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async),
+///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create).
 ///                    In an engine with a repository, "name" and "version" without anything else load that version
 ///                    from there, "name" alone the newest; other keys are in its model.json.
 /// @param out         Receives the model.

@@ -63,6 +63,19 @@ pub fn prometheus(
     tenants: &[TenantMetrics],
 ) -> String {
     let mut text = Exposition(String::new());
+    if !routes.is_empty() {
+        write_routes(&mut text, routes);
+    }
+    if !targets.is_empty() {
+        write_targets(&mut text, targets);
+    }
+    if !tenants.is_empty() {
+        write_tenants(&mut text, tenants);
+    }
+    text.0
+}
+
+fn write_routes(text: &mut Exposition, routes: &[RouteMetrics<'_>]) {
     let of_routes: [Family<RouteMetrics<'_>>; 8] = [
         ("failovers_total", "counter", "Attempts made because another had failed.", |r| r.failovers as f64),
         ("hedges_total", "counter", "Attempts made because another took long.", |r| r.hedges as f64),
@@ -80,6 +93,9 @@ pub fn prometheus(
         text.family(&name, kind, help);
         routes.iter().for_each(|route| text.sample(&name, &[("route", route.route)], value(route)));
     }
+}
+
+fn write_targets(text: &mut Exposition, targets: &[TargetMetrics<'_>]) {
     let name = "blaze_route_target_calls_total";
     text.family(name, "counter", "Attempts that have ended, by target and outcome.");
     for target in targets {
@@ -127,6 +143,9 @@ pub fn prometheus(
         text.sample(&format!("{name}_sum"), &labels, target.times.sum() as f64 / 1e9);
         text.sample(&format!("{name}_count"), &labels, target.times.count());
     }
+}
+
+fn write_tenants(text: &mut Exposition, tenants: &[TenantMetrics]) {
     let of_tenants: [Family<TenantMetrics>; 3] = [
         ("requests_total", "counter", "Requests that have ended.", |t| t.served as f64),
         ("refused_total", "counter", "Requests refused by the tenant's limits.", |t| t.refused as f64),
@@ -139,7 +158,6 @@ pub fn prometheus(
             text.sample(&name, &[("class", tenant.class.as_deref().unwrap_or_default())], value(tenant));
         }
     }
-    text.0
 }
 
 /// The same as JSON: routes with their targets, and classes of tenants.

@@ -49,8 +49,8 @@ impl Parent {
 
     /// As `resolve_member` and `conclude`.
     fn resolve(&self) {
-        if !self.resolved.swap(true, Ordering::SeqCst) && self.attempts.children().any(|child| child == CHILD)
-        {
+        let first = !self.resolved.swap(true, Ordering::SeqCst);
+        if first && self.attempts.begun() > 1 && self.attempts.children().any(|child| child == CHILD) {
             self.stopped.fetch_add(1, Ordering::Relaxed);
         }
     }
