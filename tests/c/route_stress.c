@@ -38,6 +38,16 @@ static void is_released(struct record *record) {
     for (int i = 0; i < 4; i++) record->output[i] = -7; /* stays so */
 }
 
+/* What may become of a request here; anything else is a bug. */
+static int is_usual(blaze_status status) {
+    const blaze_status usual[] = {BLAZE_STATUS_NOT_FOUND, BLAZE_STATUS_QUEUE_FULL, BLAZE_STATUS_OVER_QUOTA,
+                                  BLAZE_STATUS_RATE_LIMITED, BLAZE_STATUS_BACKEND_FAILED, BLAZE_STATUS_INTERNAL,
+                                  BLAZE_STATUS_CANCELLED, BLAZE_STATUS_EXPIRED, BLAZE_STATUS_TIMEOUT, BLAZE_STATUS_OK};
+    for (size_t i = 0; i < COUNT(usual); i++)
+        if (status == usual[i]) return 1;
+    return 0;
+}
+
 static void account(struct producer *producer, const blaze_event *event) {
     if (event->user_data >= requests) {
         FAIL("an event for user_data %" PRIu64, event->user_data);
@@ -49,6 +59,7 @@ static void account(struct producer *producer, const blaze_event *event) {
         CHECK_INT(record->terminal++, 0);
         producer->outstanding--;
         atomic_fetch_add(&by_status[event->status], 1);
+        if (!is_usual(event->status)) FAIL("an event of %s: %s", blaze_status_name(event->status), event->text);
         if (event->status == BLAZE_STATUS_OK) {
             const float *answer = floats(event, 0);
             CHECK(!record->has_output || answer == record->output);
@@ -72,16 +83,6 @@ static void take_events(struct producer *producer, uint64_t timeout_ns) {
         account(producer, &events[i]);
         blaze_event_release(&events[i]);
     }
-}
-
-/* What may become of a request here; anything else is a bug. */
-static int is_usual(blaze_status status) {
-    const blaze_status usual[] = {BLAZE_STATUS_NOT_FOUND, BLAZE_STATUS_QUEUE_FULL, BLAZE_STATUS_OVER_QUOTA,
-                                  BLAZE_STATUS_RATE_LIMITED, BLAZE_STATUS_BACKEND_FAILED, BLAZE_STATUS_INTERNAL,
-                                  BLAZE_STATUS_CANCELLED, BLAZE_STATUS_EXPIRED, BLAZE_STATUS_TIMEOUT, BLAZE_STATUS_OK};
-    for (size_t i = 0; i < COUNT(usual); i++)
-        if (status == usual[i]) return 1;
-    return 0;
 }
 
 static void *produce(void *argument) {
