@@ -76,11 +76,14 @@ impl Engine {
     }
 }
 
-/// What a route's handle cannot be used for.
-pub fn refuse_route(id: ModelId) -> Result<()> {
-    match is_route(id) {
-        true => Err(Error::new(Status::InvalidArgument, "this is a route; see blaze_route_destroy")),
-        false => Ok(()),
+impl Core {
+    /// What a route's handle cannot be used for.
+    pub fn refuse_route(&self, id: ModelId) -> Result<()> {
+        if !is_route(id) {
+            return Ok(());
+        }
+        self.routes.pin(id, false)?;
+        Err(Error::new(Status::InvalidArgument, "this is a route; see blaze_route_destroy"))
     }
 }
 

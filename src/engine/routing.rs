@@ -345,20 +345,21 @@ impl Core {
     }
 
     /// Sends a synthetic request to a way's model, which answers to nobody. Returns its ticket.
-    pub fn send_check(self: &Arc<Self>, attempt: &Attempt<'_>) -> Result<Ticket> {
+    pub fn send_check(self: &Arc<Self>, attempt: &Attempt<'_>, deadline_ns: u64) -> Result<Ticket> {
         let model = self.models.pin(attempt.way.target.model.load(Ordering::SeqCst), false)?;
         let inputs = warm_up::example(self, &model)?;
-        self.submit_example(&model, &inputs, Some(attempt))
+        self.submit_example(&model, &inputs, Some(attempt), deadline_ns)
     }
 
-    /// Submits made-up inputs for nobody.
+    /// Submits made-up inputs for nobody. It ends at the deadline, whoever else may have forgotten it.
     pub fn submit_example(
         self: &Arc<Self>,
         model: &ModelPin<'_>,
         inputs: &[Option<Tensor>],
         attempt: Option<&Attempt<'_>>,
+        deadline_ns: u64,
     ) -> Result<Ticket> {
-        let mut description = RequestDescription { level: 3, ..RequestDescription::default() };
+        let mut description = RequestDescription { level: 3, deadline_ns, ..RequestDescription::default() };
         for (tensor, spec) in inputs.iter().zip(&model.signature.inputs) {
             let Some(tensor) = tensor else { continue };
             let data = match &tensor.data {

@@ -391,7 +391,7 @@ impl Core {
 
     /// Takes models out of the table that a handle stands for: one, or all versions of a name.
     pub fn take_out(&self, id: ModelId) -> Result<Vec<Arc<Model>>> {
-        super::route_reports::refuse_route(id)?;
+        self.refuse_route(id)?;
         if let Some(name) = self.models.follower(id) {
             return Ok(self.take_out_name(&name));
         }

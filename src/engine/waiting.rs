@@ -121,7 +121,9 @@ impl Core {
             waiting.count.fetch_sub(1, Ordering::SeqCst);
             if out == ticket {
                 // SAFETY: the batch is held for the request, which nobody knows of yet.
-                unsafe { self.withdraw_waiting(index, completion) };
+                if !unsafe { self.withdraw_waiting(index, completion) } {
+                    return Ok(ticket);
+                }
                 let text = format!("route {}: as many requests wait as may", plan.route.name);
                 return Err(Error::new(Status::OverQuota, text));
             }
@@ -132,21 +134,24 @@ impl Core {
         Ok(ticket)
     }
 
-    /// Takes a request back that was placed to wait, and had no room.
+    /// Takes a request back that was placed to wait, and had no room. False: it has an event, since it has expired or the
+    /// engine was shut down meanwhile, and gives its limits back itself.
     ///
     /// # Safety
     /// The caller has the lane's hold on its batch, and the ticket is not given out.
-    unsafe fn withdraw_waiting(&self, index: u32, completion: &CompletionQueue) {
+    unsafe fn withdraw_waiting(&self, index: u32, completion: &CompletionQueue) -> bool {
         // SAFETY: promised by the caller.
         let batch: &Batch = unsafe { self.table.batch(index) };
-        // The limits are undone by who has entered them.
-        batch.cold(0).hop.quotas.store(0, Ordering::SeqCst);
-        if batch.resolved.set(0) {
+        let withdrawn = batch.resolved.set(0);
+        if withdrawn {
+            // The limits are undone by who has entered them.
+            batch.cold(0).hop.quotas.store(0, Ordering::SeqCst);
             completion.unreserve(1);
             self.table.leave(1);
             self.table.let_go(index, 1);
         }
         self.table.let_go(index, 1);
+        withdrawn
     }
 
     /// Lets requests in that wait, as far as there is room.

@@ -391,7 +391,9 @@ impl Core {
                     way.check.result.store(0, Ordering::SeqCst);
                     way.target.begin();
                     let attempt = Attempt::new(way);
-                    match self.send_check(&attempt) {
+                    // If its target leaves the route meanwhile, nobody looks at it any more.
+                    let deadline_ns = now + 2 * timeout_ns + 10 * TICK_NS;
+                    match self.send_check(&attempt, deadline_ns) {
                         Ok(ticket) => state.sent = Some((ticket, now)),
                         Err(error) => {
                             way.give_up(false);
@@ -510,7 +512,7 @@ impl Core {
         let id = self.models.find(&model.full_name)?;
         let pin = self.models.pin(id, false)?;
         let inputs = warm_up::example(self, &pin)?;
-        self.submit_example(&pin, &inputs, None)
+        self.submit_example(&pin, &inputs, None, now_ns() + 2 * PROOF_NS)
     }
 }
 

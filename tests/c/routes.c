@@ -424,21 +424,25 @@ static void a_request_whose_target_hangs_is_cancelled_and_expires(void) {
     at_rest(rig.engine, rig.model);
     rig_down(&rig);
     /* The first hangs, and so does the second, to which the request has gone on. */
-    rig = rig_route(NULL, HANGS_ALWAYS, 1, "\"retry\": {\"attempt_timeout_ms\": 10, \"budget\": 1.0}");
+    rig = rig_route(NULL, HANGS_ALWAYS, 1, "\"retry\": {\"attempt_timeout_ms\": 100, \"budget\": 1.0}");
     CHECK(load_mock(rig.engine, "e", HANGS_ALWAYS, "") != 0);
     CHECK_STATUS(blaze_route_target_add(rig.engine, rig.model, "{\"model\": \"e\"}", NULL), OK);
     for (int round = 0; round < 6; round++) {
         struct call call;
         simple_call(&call, rig.model);
-        if (round % 2) call.request.deadline_ns = blaze_now_ns() + 60 * MILLISECOND;
+        if (round % 3 == 0) call.request.deadline_ns = blaze_now_ns() + 150 * MILLISECOND;
         blaze_ticket ticket = submit(&rig, &call.request);
-        if (round % 2) {
-            EXPECT_EVENT(rig.queue, ticket, EXPIRED);
-        } else {
-            sleep_ns(30 * MILLISECOND);
-            CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
-            EXPECT_EVENT(rig.queue, ticket, CANCELLED);
+        blaze_status cancelled = BLAZE_STATUS_NOT_FOUND;
+        if (round % 3 == 1) {
+            sleep_ns(150 * MILLISECOND);
+            cancelled = blaze_cancel(rig.engine, ticket);
         }
+        blaze_event event = next_event(rig.queue);
+        CHECK_INT(event.ticket, ticket);
+        /* On a slow machine the second one has had its time too. */
+        if (cancelled == BLAZE_STATUS_OK) CHECK_STATUS(event.status, CANCELLED);
+        else if (round % 3 != 0 || event.status != BLAZE_STATUS_EXPIRED) CHECK_STATUS(event.status, TIMEOUT);
+        blaze_event_release(&event);
     }
     no_event(rig.queue);
     at_rest(rig.engine, rig.model);
@@ -476,7 +480,8 @@ static void end_with_requests(int how, int threads) {
         REQUIRE(events[i].user_data < REQUESTS);
         CHECK_INT(seen[events[i].user_data]++, 0);
         if (events[i].status == BLAZE_STATUS_OK) CHECK_FLOATS(floats(&events[i], 0), 3, 5, 7, 9);
-        else if (events[i].status != BLAZE_STATUS_SHUT_DOWN && events[i].status != BLAZE_STATUS_BACKEND_FAILED)
+        else if (events[i].status != BLAZE_STATUS_SHUT_DOWN && events[i].status != BLAZE_STATUS_BACKEND_FAILED &&
+                 events[i].status != BLAZE_STATUS_TIMEOUT)
             FAIL("request %u: %s: %s", (unsigned)events[i].user_data, blaze_status_name(events[i].status), events[i].text);
         blaze_event_release(&events[i]);
     }
