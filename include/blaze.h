@@ -507,8 +507,9 @@ typedef uint32_t (*blaze_strategy_pick)(void *user, const struct blaze_route_cho
 ///                    (1000), "backoff_ms" (50), "backoff_max_ms" (500), "jitter" (0.2), "probes" (1), "successes" (3)}:
 ///                    when a target is left alone, and how it comes back. The last target is never left alone.
 ///                    "retry": {"attempts" (3, at most 4), "budget" (0.2: retries for each request), "reserve" (100 a
-///                    second besides), "attempt_timeout_ms" (null: learned; 0: none)}: how a failed request goes to
-///                    another target, within its deadline.
+///                    second besides), "attempt_timeout_ms" (null: learned; 0: none; otherwise the request ends
+///                    as TIMEOUT when no other attempt is left)}: how a failed request goes to another target, within
+///                    its deadline.
 ///                    "hedge": {"quantile" (null; such as 0.95), "budget" (0.05), "minimum_ms" (1)}: a second target
 ///                    is asked when the first one takes longer than that share of requests do.
 ///                    "health": {"interval_ms" (null: none), "timeout_ms" (null: the interval)}: synthetic requests.
@@ -891,7 +892,9 @@ typedef struct blaze_request {
 
 /// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
 /// is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
-/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL. If a run of several requests fails with BACKEND_FAILED, each is
+/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is
+/// no other target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has
+/// waited, and there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is
 /// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
