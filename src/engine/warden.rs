@@ -215,18 +215,17 @@ impl Core {
             self.warden.judged_ns.store(now, Ordering::Relaxed);
         }
         let mut underway = self.warden.stuck.load(Ordering::Relaxed);
-        for (_, plan) in self.routes.all() {
-            let Ok(plan) = self.routes.pin(plan.route.id.load(Ordering::SeqCst), false) else { continue };
-            self.rebind(&plan);
+        self.routes.each(|plan| {
+            self.rebind(plan);
             plan.ways.iter().for_each(|way| way.tell(way.untold(), self));
             begun = begun.wrapping_add(plan.requests());
             underway |= plan.targets.iter().any(|target| target.in_flight() > 0) || plan.route.has_waiting();
             if judges {
-                self.judge(&plan);
+                self.judge(plan);
             }
-            self.let_in(&plan);
-            next = next.min(self.check_targets(&plan, now));
-        }
+            self.let_in(plan);
+            next = next.min(self.check_targets(plan, now));
+        });
         let lively = self.warden.is_lively(begun, now);
         if underway || lively {
             self.warden.rests.store(false, Ordering::SeqCst);
@@ -268,7 +267,7 @@ impl Core {
                 self.logger.warn("route", format_args!("{route}: the model of {target} {what}"));
             }
             let seen = |share: f64| {
-                let quantile = |target: &crate::router::Target| target.times.quantiles([share])[0];
+                let quantile = |target: &crate::router::Target| target.times.quantile(share);
                 let own = quantile(target);
                 if own > 0 {
                     own

@@ -90,6 +90,20 @@ impl Histogram {
         self.max.load(Ordering::Relaxed)
     }
 
+    /// The value below which this share (0 to 1) of all values lies; 0 without values. Allocates nothing.
+    pub fn quantile(&self, share: f64) -> u64 {
+        let total = self.count();
+        let rank = ((share * total as f64).ceil() as u64).clamp(1, total.max(1));
+        let mut below = 0;
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            below += bucket.load(Ordering::Relaxed);
+            if below >= rank {
+                return upper(index).min(self.max());
+            }
+        }
+        0
+    }
+
     /// The values below which each of the `shares` (0 to 1, rising) of all values lie; 0 without values.
     pub fn quantiles<const N: usize>(&self, shares: [f64; N]) -> [u64; N] {
         let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
