@@ -71,7 +71,7 @@ test-examples: examples ## run the C examples
 
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
 C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
-            memory loading allocator repository padding
+            memory loading allocator repository padding routes limits route_stress
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
 
 .PHONY: test-c
@@ -99,10 +99,10 @@ $(OUT)/header_c11.o: tests/c/header_c11.c include/blaze.h
 # This one opens the library by itself.
 $(OUT)/test_dlopen $(OUT)/asan_dlopen: LINK =
 
-$(OUT)/test_%: tests/c/%.c tests/c/check.h tests/c/json.h include/blaze.h | c-helpers
+$(OUT)/test_%: tests/c/%.c tests/c/check.h tests/c/json.h tests/c/routes.h include/blaze.h | c-helpers
 	$(CC) $(STRICT) $(CFLAGS) -Iinclude $< -o $@ $(LINK) -lpthread -ldl
 
-$(OUT)/asan_%: tests/c/%.c tests/c/check.h tests/c/json.h include/blaze.h | c-helpers
+$(OUT)/asan_%: tests/c/%.c tests/c/check.h tests/c/json.h tests/c/routes.h include/blaze.h | c-helpers
 	$(CC) $(STRICT) -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
 	    -Iinclude $< -o $@ $(LINK) -lpthread -ldl
 
@@ -125,7 +125,7 @@ test-c-valgrind: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests under valgrind
 	    BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
 	        --suppressions=tests/c/valgrind.supp $(OUT)/test_$$test $$($(SHORT)); done; fi
 # How much of the long tests to run under valgrind, which is some thirty times slower.
-SHORT = case $$test in stress) echo 2000;; cycles) echo 20;; esac
+SHORT = case $$test in stress) echo 2000;; cycles) echo 20;; route_stress) echo 500;; esac
 
 # ---- checks of style ------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,11 @@ use blaze::ffi::model::{
 use blaze::ffi::queue::{blaze_poll, blaze_queue_create, blaze_queue_destroy, blaze_queue_fd, blaze_wait};
 use blaze::ffi::reports::{blaze_health, blaze_health_json, blaze_metrics, blaze_metrics_text};
 use blaze::ffi::request::{BLAZE_REQUEST_BORROW, blaze_cancel, blaze_infer, blaze_request, blaze_submit};
+use blaze::ffi::route::{
+    blaze_route_choice, blaze_route_create, blaze_route_destroy, blaze_route_info, blaze_route_target_add,
+    blaze_route_target_drain, blaze_route_target_remove, blaze_route_update, blaze_strategy_register,
+    blaze_tenant_set,
+};
 use blaze::ffi::status::{BLAZE_STATUS_NULL_POINTER, BLAZE_STATUS_OK};
 use blaze::ffi::tensor::{BLAZE_DTYPE_F32, blaze_tensor};
 use std::mem::zeroed;
@@ -96,6 +101,15 @@ fn null_is_refused_by_every_export() {
         assert_eq!(blaze_health_json(null_mut(), null_mut(), 0, null_mut()), no);
         assert_eq!(blaze_metrics(null_mut(), null_mut()), no);
         assert_eq!(blaze_metrics_text(null_mut(), 1, null_mut(), 0, null_mut()), no);
+        assert_eq!(blaze_route_create(null_mut(), null(), null_mut(), null_mut()), no);
+        assert_eq!(blaze_route_update(null_mut(), 1, null(), null_mut()), no);
+        assert_eq!(blaze_route_destroy(null_mut(), 1), no);
+        assert_eq!(blaze_route_target_add(null_mut(), 1, null(), null_mut()), no);
+        assert_eq!(blaze_route_target_remove(null_mut(), 1, null()), no);
+        assert_eq!(blaze_route_target_drain(null_mut(), 1, null(), 1), no);
+        assert_eq!(blaze_route_info(null_mut(), 1, null_mut(), 0, null_mut()), no);
+        assert_eq!(blaze_tenant_set(null_mut(), null(), null_mut()), no);
+        assert_eq!(blaze_strategy_register(null_mut(), null(), None, null_mut(), null_mut()), no);
     }
 }
 
@@ -168,5 +182,53 @@ fn text_is_returned_by_the_two_call_pattern() {
         assert_eq!(blaze_model_info(host.engine, host.model, buffer, needed, null_mut()), BLAZE_STATUS_OK);
         let text = std::ffi::CStr::from_bytes_with_nul(&text).unwrap().to_str().unwrap();
         assert!(text.contains(r#""provider":"mock""#), "{text}");
+    }
+}
+
+unsafe extern "C" fn pick_last(user: *mut std::ffi::c_void, choice: *const blaze_route_choice) -> u32 {
+    unsafe {
+        let choice = &*choice;
+        let targets = std::slice::from_raw_parts(choice.targets, choice.targets_count as usize);
+        for target in targets {
+            assert!(!std::ffi::CStr::from_ptr(target.model).to_bytes().is_empty());
+        }
+        (*user.cast::<std::sync::atomic::AtomicU32>()).fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        choice.targets_count - 1
+    }
+}
+
+#[test]
+fn a_request_goes_by_a_route_and_on_to_a_second_target() {
+    let host = Host::new();
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let user = std::ptr::from_ref(&calls).cast_mut().cast();
+    let route_json = cr#"{"name": "r", "strategy": "last", "targets": [{"model": "m"}, {"model": "bad"}]}"#;
+    let bad = cr#"{"name": "bad", "backend": "mock", "mock": {"faults": [{"kind": "error"}]}}"#;
+    let mut data = [1.0, 2.0, 3.0, 4.0];
+    let shape = [1, 4];
+    let input = tensor(&shape, &mut data);
+    let (mut model, mut route) = (0, 0);
+    unsafe {
+        assert_eq!(blaze_model_load(host.engine, bad.as_ptr(), &mut model, null_mut()), BLAZE_STATUS_OK);
+        let name = c"last".as_ptr();
+        let known = blaze_strategy_register(host.engine, name, Some(pick_last), user, null_mut());
+        assert_eq!(known, BLAZE_STATUS_OK);
+        let made = blaze_route_create(host.engine, route_json.as_ptr(), &mut route, null_mut());
+        assert_eq!(made, BLAZE_STATUS_OK);
+        for flags in [0, BLAZE_REQUEST_BORROW] {
+            let mut request = request(route, &input);
+            request.flags = flags;
+            let mut event: blaze_event = zeroed();
+            let sent = blaze_submit(host.engine, &request, host.queue, null_mut(), null_mut());
+            assert_eq!(sent, BLAZE_STATUS_OK);
+            assert_eq!(blaze_wait(host.queue, &mut event, size_of::<blaze_event>(), 1, u64::MAX), 1);
+            assert_eq!((event.status, event.model), (BLAZE_STATUS_OK, host.model));
+            let mut view = tensor(&[], &mut []);
+            assert_eq!(blaze_event_output(&event, 0, &mut view), BLAZE_STATUS_OK);
+            assert_eq!(std::slice::from_raw_parts(view.data.cast::<f32>(), 4), [3.0, 5.0, 7.0, 9.0]);
+            blaze_event_release(&mut event);
+        }
+        assert!(calls.load(std::sync::atomic::Ordering::SeqCst) >= 2);
+        assert_eq!(blaze_route_destroy(host.engine, route), BLAZE_STATUS_OK);
     }
 }

@@ -119,7 +119,8 @@ fn requests_are_spread_and_events_name_the_model() {
     let id = route(&engine, 4, json!({}));
     assert_eq!(engine.find("route").unwrap(), id);
     let counts = by_model(&send(&engine, id, 40));
-    assert!(models.iter().all(|model| counts[model] == 10), "{counts:?}");
+    let even = models.iter().all(|model| counts[model] == 10);
+    assert!(even, "{counts:?} {:#}", info(&engine, id));
     for _ in 0..8 {
         let event = engine.infer(request(id, &row()), A_MINUTE).unwrap();
         assert!(models.contains(&event.model));
@@ -303,14 +304,14 @@ fn routes_change_while_requests_go_through() {
 fn sessions_stick_to_their_target_until_it_is_ill() {
     let switch = Switch::new();
     let (engine, _) = engine_with(json!({}), 4, switch.fault("error"));
-    let id = route(&engine, 4, json!({"sticky": {"enabled": true}}));
+    let id = route(&engine, 4, json!({"sticky": {"enabled": true}, "breaker": {"slow_factor": 0.0}}));
     let ask = |session: u64| {
         let event = engine.infer(RequestDescription { session, ..request(id, &row()) }, A_MINUTE).unwrap();
         event.model
     };
     let homes: Vec<ModelId> = (1..=40).map(ask).collect();
     assert_eq!(by_model_of(&homes).len(), 4);
-    assert_eq!((1..=40).map(ask).collect::<Vec<_>>(), homes);
+    assert_eq!((1..=40).map(ask).collect::<Vec<_>>(), homes, "{:#}", info(&engine, id));
     switch.on();
     let moved: Vec<ModelId> = (1..=40).map(ask).collect();
     let again: Vec<ModelId> = (1..=40).map(ask).collect();

@@ -195,7 +195,8 @@ pub struct RetryConfig {
     /// Retries that are always allowed, each second.
     pub reserve: u32,
     /// After so long without an answer an attempt counts as failed, and the request goes elsewhere, in milliseconds;
-    /// null: ten times what 99 of 100 calls take, at least 100; 0: never.
+    /// and if it cannot, it ends as `TIMEOUT`; null: ten times what 99 of 100 calls take, at least 100, and then it waits
+    /// for what may still come; 0: never.
     pub attempt_timeout_ms: Option<u32>,
 }
 

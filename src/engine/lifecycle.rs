@@ -65,7 +65,7 @@ pub struct Core {
     pub history: History,
     pub repository: Versions,
     pub jobs_line: Arc<Line>,
-    jobs: Jobs,
+    pub(super) jobs: Jobs,
     /// The thread that expires requests; started with the first deadline.
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_runs: AtomicBool,
@@ -378,6 +378,10 @@ impl Core {
         order: &Order<'_>,
     ) -> Result<Loaded> {
         config.progress = false; // is about this load, not about the model
+        if self.routes.find(&config.name).is_some() {
+            let text = format!("there is a route {:?}, which is found by its name like a model", config.name);
+            return Err(Error::new(Status::AlreadyExists, text));
+        }
         if bytes.is_none()
             && let Some(id) = self.load_from_repository(&config, order)?
         {

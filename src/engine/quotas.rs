@@ -126,7 +126,11 @@ impl Core {
             return Ok(Entry::Enters(Quotas(quotas | ROUTE)));
         }
         if route.may_wait() {
-            return Ok(Entry::Waits(Quotas(quotas)));
+            // It is not with the model, and may never be.
+            if quotas & MODEL != 0 {
+                model.limits.leave(1);
+            }
+            return Ok(Entry::Waits(Quotas(quotas & !MODEL)));
         }
         let occupied = route.limits.occupy();
         match occupied {

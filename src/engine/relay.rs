@@ -39,7 +39,9 @@ const PROBES: usize = 2;
 const WAITS: usize = 4;
 /// In `attempt`: it was made because another takes long.
 const HEDGES: usize = 8;
-const MARKS: usize = TAKEN | PROBES | WAITS | HEDGES;
+/// In `attempt`: it has taken too long, and may still end.
+const LATE: usize = 16;
+const MARKS: usize = TAKEN | PROBES | WAITS | HEDGES | LATE;
 
 /// What a routed member has in hand.
 #[derive(Default)]
@@ -86,10 +88,24 @@ impl Hop {
     /// Takes the attempt, to account for it; `None` if somebody has.
     #[inline]
     pub fn take(&self) -> Option<Taken<'_>> {
-        let old = self.attempt.fetch_or(TAKEN, Ordering::AcqRel);
-        if old.addr() & TAKEN != 0 {
-            return None;
-        }
+        self.take_as(TAKEN)
+    }
+
+    /// As `take`, for an attempt that has taken too long.
+    pub fn take_late(&self) -> Option<Taken<'_>> {
+        self.take_as(TAKEN | LATE)
+    }
+
+    /// Whether the attempt has taken too long, and has not ended.
+    fn is_late(&self) -> bool {
+        self.attempt.load(Ordering::Acquire).addr() & LATE != 0
+    }
+
+    fn take_as(&self, marks: usize) -> Option<Taken<'_>> {
+        // Only the first one marks it: `LATE` does not come after the end.
+        let unless_taken =
+            |old: *mut Way| (old.addr() & TAKEN == 0).then(|| old.map_addr(|address| address | marks));
+        let old = self.attempt.fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_taken).ok()?;
         // SAFETY: a way is kept for as long as a batch that is in use points to it: see `Routes::sweep`.
         let way = unsafe { old.map_addr(|address| address & !MARKS).as_ref() }?;
         Some(Taken { way, probes: old.addr() & PROBES != 0 })
@@ -130,6 +146,18 @@ impl Hop {
     /// Whether it waits for its turn, or has, rather than having an attempt in its own batch.
     pub fn waits(&self) -> bool {
         self.attempt.load(Ordering::Relaxed).addr() & WAITS != 0
+    }
+
+    /// Whether what is under way of an unresolved request has all taken too long.
+    pub fn is_stuck(&self, table: &Table) -> bool {
+        let late = |&child: &Ticket| {
+            let unresolved = |(pin, member): (Pin<'_>, usize)| {
+                !pin.resolved.is_set(member) && pin.cold(member).hop.is_late()
+            };
+            table.pin(child).is_some_and(unresolved)
+        };
+        let late = u32::from(self.is_late()) + self.children().filter(late).count() as u32;
+        late > 0 && self.attempts.underway() == late
     }
 
     fn is_hedge(&self) -> bool {
@@ -211,13 +239,14 @@ enum Bytes {
 }
 
 impl Core {
-    /// One attempt of an unresolved parent has failed. Has another one made if that is sensible. True: somebody else
+    /// One attempt of an unresolved parent has failed, which is its `own` or a child's. Has another one made if that is sensible. True: somebody else
     /// resolves the parent; false: the caller is the last, and does.
-    pub fn hand_over(self: &Arc<Self>, batch: &Batch, member: usize, status: Status) -> bool {
+    pub fn hand_over(self: &Arc<Self>, own: &Hop, batch: &Batch, member: usize, status: Status) -> bool {
         let hop = &batch.cold(member).hop;
         if hop.way().is_none() {
             return false; // it named its model
         }
+        own.attempt.fetch_and(!LATE, Ordering::AcqRel);
         if is_retryable(status) {
             // Before this one is counted as ended: there is always one.
             if let Err(error) = self.try_again(batch, member, Reason::Failover) {
@@ -270,7 +299,9 @@ impl Core {
             Reason::First => None,
         };
         if budget.is_some_and(|budget| !budget.try_take(plan.requests(), now)) {
-            counters.over_budget.fetch_add(1, Ordering::Relaxed);
+            if !hop.attempts.was_refused() {
+                counters.over_budget.fetch_add(1, Ordering::Relaxed);
+            }
             return none("the budget for further attempts is used up");
         }
         let Some(before) = hop.attempts.try_begin(most) else {
@@ -419,8 +450,8 @@ impl Core {
                 false
             }
             Some((pin, at)) => {
-                let over =
-                    pin.resolved.is_set(at) || (status != Status::Ok && self.hand_over(&pin, at, status));
+                let over = pin.resolved.is_set(at)
+                    || (status != Status::Ok && self.hand_over(&batch.cold(member).hop, &pin, at, status));
                 !over && self.answer(&pin, at, batch, member, ticket, status)
             }
         };

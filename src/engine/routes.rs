@@ -14,7 +14,7 @@ use crate::clock::now_ns;
 use crate::config::{RouteConfig, TargetConfig};
 use crate::error::{Error, Result, Status};
 use crate::router::{Bars, Change, Limits, Peers, RetryBudget, Sessions, Strategy, Tally, Target, make};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{Dim, Signature, TensorSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Route {
     pub id: AtomicU64,
     /// For how long what was seen of targets counts.
     pub memory_ns: AtomicU64,
+    /// A request whose attempts have all taken too long has failed.
+    pub gives_up: AtomicBool,
     pub peers: Arc<Peers>,
     pub counters: Counters,
     pub limits: Limits,
@@ -223,6 +225,8 @@ impl Plan {
         let (route, config) = (&self.route, &self.config);
         route.peers.set(&self.targets);
         route.memory_ns.store(u64::from(config.strategy.memory_ms) * 1_000_000, Ordering::Relaxed);
+        let says_how_long = config.retry.attempt_timeout_ms.is_some_and(|ms| ms > 0);
+        route.gives_up.store(says_how_long, Ordering::Relaxed);
         route.limits.set(&config.limits);
         route.waiting.set_capacity(config.limits.waiting);
         route.retries.set(config.retry.budget, config.retry.reserve);
@@ -335,6 +339,7 @@ impl Core {
             name: name.clone(),
             id: AtomicU64::new(0),
             memory_ns: AtomicU64::new(0),
+            gives_up: AtomicBool::new(false),
             peers: Arc::default(),
             counters: Counters::default(),
             limits: Limits::default(),
@@ -454,7 +459,7 @@ impl Core {
     #[cold]
     fn bind(&self, plan: &Plan) -> Result<()> {
         // Before the look: what changes meanwhile is looked at again.
-        plan.bound.store(self.models.changes(), Ordering::SeqCst);
+        let changes = self.models.changes();
         let mut first: Option<(String, Arc<Signature>)> = None;
         let mut worst = Ok(());
         for way in &plan.ways {
@@ -481,6 +486,7 @@ impl Core {
             way.target.model.store(id, Ordering::SeqCst);
             way.target.bar(Bars::UNBOUND, id == 0);
         }
+        plan.bound.store(changes, Ordering::SeqCst);
         worst
     }
 

@@ -272,6 +272,9 @@ impl Core {
         if let Some(copied) = copying(description) {
             return self.infer_routed(&copied, now, deadline_ns);
         }
+        if self.config.threads == Some(0) {
+            self.tend_if_due(); // a host that only infers never pumps
+        }
         let completion = self.table.new_queue(2);
         let work = || -> Result<()> {
             let plan = self.routes.pin(description.model, true)?;

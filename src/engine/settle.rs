@@ -103,7 +103,7 @@ impl<'a> Lane<'a> {
                 let parent = unsafe { self.batch.request(member) }.flags.routed;
                 if parent
                     && !self.batch.resolved.is_set(member)
-                    && self.core.hand_over(self.batch, member, status)
+                    && self.core.hand_over(&self.batch.cold(member).hop, self.batch, member, status)
                 {
                     settled.relayed[member / 64] |= 1 << (member % 64);
                 }
@@ -129,7 +129,8 @@ impl<'a> Lane<'a> {
                 sums.flush();
             }
         }
-        failure.is_some() && request.flags.routed && self.core.hand_over(self.batch, member, status)
+        let hop = &self.batch.cold(member).hop;
+        failure.is_some() && request.flags.routed && self.core.hand_over(hop, self.batch, member, status)
     }
 
     /// Takes note of how a run went; has somebody see to a model that has failed.

@@ -388,6 +388,8 @@ impl Table {
                 self.metrics.traffic.outcomes.count(status);
                 batch.line.traffic.outcomes.count(status);
             }
+            // Before the event: who gets it may count on there being room for another one.
+            let lets_go = (flags.routed || flags.child) && abandon(self, batch, member, flags.child);
             // SAFETY: written, and held; queues live as long as the table.
             if let Some(queue) = unsafe { batch.request(member).queue.as_ref() } {
                 if flags.lends && word & outcome::MORE == 0 {
@@ -400,7 +402,7 @@ impl Table {
                 batch.members[member].status.fetch_or(outcome::ANNOUNCED, Ordering::AcqRel);
             }
             batch.interrupt_if_unwanted(member);
-            if (flags.routed || flags.child) && abandon(self, batch, member, flags.child) {
+            if lets_go {
                 self.let_go(batch.index, 1);
             }
         }

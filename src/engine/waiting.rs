@@ -105,13 +105,12 @@ impl Core {
             // Counted first: who gives room back looks at the count.
             waiting.count.fetch_add(1, Ordering::SeqCst);
             let room = room.get_or_insert_with(|| WaitingRoom::new(0));
-            let pushed = room.push(description.tenant, weight, cost, description.level, ticket);
-            pushed.or_else(|ticket| {
-                // Those that were cancelled or have expired need no place.
-                let gone = room.retain(|&other| self.table.is_unresolved(other));
+            if room.len() >= waiting.capacity.load(Ordering::SeqCst) as usize {
+                // Those that were cancelled or have expired are still in it.
+                let gone = room.retain(|&ticket| self.table.is_unresolved(ticket));
                 waiting.count.fetch_sub(gone.len() as u32, Ordering::SeqCst);
-                room.push(description.tenant, weight, cost, description.level, ticket)
-            })
+            }
+            room.push(description.tenant, weight, cost, description.level, ticket)
         };
         let out = match pushed {
             Ok(None) => None,

@@ -22,6 +22,8 @@ const MS: u64 = 1_000_000;
 const TICK_NS: u64 = 2 * MS;
 /// How often it works out what is slow.
 const JUDGE_NS: u64 = 20 * MS;
+/// What is learned to be slow takes at least so long: a machine's own pauses are not the target's.
+const SLOW_NS: u64 = 2 * MS;
 /// Without anything seen of a target, an attempt is waited for so long.
 const PATIENCE_NS: u64 = 10_000 * MS;
 /// Synthetic requests that fail in a row make a target unwell.
@@ -44,6 +46,8 @@ pub struct Warden {
     stopped: AtomicBool,
     runs: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Requests wait for attempts that have taken too long.
+    stuck: AtomicBool,
     judged_ns: AtomicU64,
     /// For an engine without threads: when to look again.
     next_ns: AtomicU64,
@@ -195,7 +199,7 @@ impl Core {
         if judges {
             self.warden.judged_ns.store(now, Ordering::Relaxed);
         }
-        let mut underway = false;
+        let mut underway = self.warden.stuck.load(Ordering::Relaxed);
         for (_, plan) in self.routes.all() {
             let Ok(plan) = self.routes.pin(plan.route.id.load(Ordering::SeqCst), false) else { continue };
             self.rebind(&plan);
@@ -208,7 +212,9 @@ impl Core {
         }
         if underway {
             self.warden.rests.store(false, Ordering::SeqCst);
-            self.table.each(|pin| each_routed(self, pin, |_, member| self.watch(pin, member, now)));
+            let mut stuck = false;
+            self.table.each(|pin| each_routed(self, pin, |_, member| stuck |= self.watch(pin, member, now)));
+            self.warden.stuck.store(stuck, Ordering::Relaxed);
             next = next.min(now + TICK_NS);
         }
         self.routes.sweep(self);
@@ -229,7 +235,7 @@ impl Core {
                 None if config.breaker.slow_factor == 0.0 || usual == 0.0 => u64::MAX,
                 None => {
                     let base = if best_other.is_finite() { usual.max(best_other) } else { usual };
-                    (f64::from(base) * config.breaker.slow_factor) as u64
+                    ((f64::from(base) * config.breaker.slow_factor) as u64).max(SLOW_NS)
                 }
             };
             target.slow_ns.store(slow_ns, Ordering::Relaxed);
@@ -266,31 +272,49 @@ impl Core {
         }
     }
 
-    /// Looks at one attempt: whether it takes too long.
-    fn watch(self: &Arc<Self>, pin: &Pin<'_>, member: usize, now: u64) {
+    /// Looks at one attempt: whether it takes too long. Returns whether it is to be looked at again though nothing of it
+    /// counts as under way.
+    fn watch(self: &Arc<Self>, pin: &Pin<'_>, member: usize, now: u64) -> bool {
         let hop = &pin.cold(member).hop;
-        let (Some(flags), true) = (pin.flags(member), hop.is_open() && !pin.resolved.is_set(member)) else {
-            return;
-        };
-        let Some(way) = hop.way() else { return };
+        let Some(flags) = pin.flags(member).filter(|_| !pin.resolved.is_set(member)) else { return false };
+        let Some(way) = hop.way() else { return false };
+        if !hop.is_open() {
+            return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member);
+        }
         let age_ns = now.saturating_sub(pin.submitted_ns(member));
         if age_ns >= way.timeout_ns.load(Ordering::Relaxed) {
-            let Some(taken) = hop.take() else { return };
+            let Some(taken) = hop.take_late() else { return false };
             let mut tally = Tally::default();
             tally.add(age_ns, true, u64::MAX);
             let why = format!("no answer for {:.1} ms", age_ns as f64 / MS as f64);
             taken.way.record(tally, u32::from(taken.probes), &why, now, self);
             way.route.counters.timeouts.fetch_add(1, Ordering::Relaxed);
             if flags.routed {
-                let _ = self.try_again(pin, member, Reason::Failover);
-            } else if let Some((parent, at)) = self.table.pin(hop.parent())
-                && !parent.resolved.is_set(at)
-            {
-                let _ = self.try_again(&parent, at, Reason::Failover);
+                return self.go_on(pin, member);
             }
-        } else if flags.routed && age_ns >= way.hedge_ns.load(Ordering::Relaxed) && hop.begun() == 1 {
-            let _ = self.try_again(pin, member, Reason::Hedge);
+            return self.table.pin(hop.parent()).is_some_and(|(parent, at)| self.go_on(&parent, at));
         }
+        if flags.routed && age_ns >= way.hedge_ns.load(Ordering::Relaxed) && hop.begun() == 1 {
+            let _ = self.try_again(pin, member, Reason::Hedge); // it is not needed
+        }
+        false
+    }
+
+    /// An attempt of this request has taken too long: makes another one. If there is none, and the host has said how long
+    /// attempts may take, the request has failed. Otherwise it waits for what may still come: true.
+    fn go_on(self: &Arc<Self>, parent: &Pin<'_>, at: usize) -> bool {
+        if parent.resolved.is_set(at) || self.try_again(parent, at, Reason::Failover).is_ok() {
+            return false;
+        }
+        let hop = &parent.cold(at).hop;
+        if !hop.is_stuck(&self.table) {
+            return false;
+        }
+        if hop.way().is_some_and(|way| way.route.gives_up.load(Ordering::Relaxed)) {
+            self.table.resolve_early(self.table.ticket_of(parent, at), Status::Timeout);
+            return false;
+        }
+        true
     }
 
     /// Sends synthetic requests to targets, and learns from those that have ended. Returns when to look again.
@@ -432,7 +456,9 @@ impl Core {
                 Some((pin, member)) if !pin.resolved.is_set(member) => (),
                 _ => return model.state() != ModelState::Failed,
             }
-            if now_ns() >= until || self.pause(MS) {
+            // Without threads nobody else brings it back into memory.
+            let works = self.config.threads == Some(0) && self.jobs.run_one();
+            if now_ns() >= until || (!works && self.pause(MS)) {
                 self.table.resolve_early(ticket, Status::Expired);
                 return false;
             }

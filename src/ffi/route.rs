@@ -32,8 +32,9 @@ use std::sync::Arc;
 ///                    (1000), "backoff_ms" (50), "backoff_max_ms" (500), "jitter" (0.2), "probes" (1), "successes" (3)}:
 ///                    when a target is left alone, and how it comes back. The last target is never left alone.
 ///                    "retry": {"attempts" (3, at most 4), "budget" (0.2: retries for each request), "reserve" (100 a
-///                    second besides), "attempt_timeout_ms" (null: learned; 0: none)}: how a failed request goes to
-///                    another target, within its deadline.
+///                    second besides), "attempt_timeout_ms" (null: learned; 0: none; otherwise the request ends
+///                    as TIMEOUT when no other attempt is left)}: how a failed request goes to another target, within
+///                    its deadline.
 ///                    "hedge": {"quantile" (null; such as 0.95), "budget" (0.05), "minimum_ms" (1)}: a second target
 ///                    is asked when the first one takes longer than that share of requests do.
 ///                    "health": {"interval_ms" (null: none), "timeout_ms" (null: the interval)}: synthetic requests.

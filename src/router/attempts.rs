@@ -22,6 +22,8 @@ pub struct Attempts {
     children: [AtomicU64; MOST_CHILDREN],
     /// How the latest one failed.
     failure: AtomicU32,
+    /// A further one was refused.
+    refused: AtomicU32,
 }
 
 impl Attempts {
@@ -30,11 +32,17 @@ impl Attempts {
         self.word.store(own * (UNDERWAY + BEGUN), Ordering::Relaxed);
         self.children.iter().for_each(|child| child.store(0, Ordering::Relaxed));
         self.failure.store(0, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
     }
 
     /// Attempts that were ever begun.
     pub fn begun(&self) -> u32 {
         self.word.load(Ordering::SeqCst) / BEGUN
+    }
+
+    /// Attempts that are under way.
+    pub fn underway(&self) -> u32 {
+        self.word.load(Ordering::SeqCst) & (BEGUN - 1)
     }
 
     /// Counts another attempt as under way, if there were fewer than `most`. Returns how many there were before.
@@ -54,6 +62,11 @@ impl Attempts {
     /// How the latest one failed; 0: none has.
     pub fn failure(&self) -> u32 {
         self.failure.load(Ordering::Relaxed)
+    }
+
+    /// Notes down that a further one was refused; whether one was before.
+    pub fn was_refused(&self) -> bool {
+        self.refused.swap(1, Ordering::Relaxed) != 0
     }
 
     /// Where a further attempt is written down, before others can see it.

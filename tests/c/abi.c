@@ -15,7 +15,7 @@ _Static_assert(BLAZE_ABI_VERSION == 0x10000, "ABI 1.0");
 SIZE(blaze_status, 4); SIZE(blaze_model, 8); SIZE(blaze_ticket, 8); SIZE(blaze_dtype, 4); SIZE(blaze_memory, 4);
 SIZE(blaze_event_kind, 4); SIZE(blaze_priority, 4); SIZE(blaze_health_state, 4); SIZE(blaze_metrics_format, 4);
 
-SIZE(blaze_error, 1024); AT(blaze_error, status, 0); AT(blaze_error, message, 4);
+SIZE(blaze_error, 1024); AT(blaze_error, status, 0); AT(blaze_error, message, 4); AT(blaze_error, retry_after_ns, 1016);
 SIZE(blaze_string, 16); AT(blaze_string, data, 0); AT(blaze_string, size_bytes, 8);
 
 SIZE(blaze_tensor, 56);
@@ -33,12 +33,20 @@ AT(blaze_event, ticket, 16); AT(blaze_event, user_data, 24); AT(blaze_event, mod
 AT(blaze_event, text, 72); AT(blaze_event, text_bytes, 80); AT(blaze_event, progress, 88);
 AT(blaze_event, outputs_count, 92); AT(blaze_event, internal, 96);
 
-SIZE(blaze_request, 80);
+SIZE(blaze_request, 88);
 AT(blaze_request, struct_size, 0); AT(blaze_request, flags, 4); AT(blaze_request, model, 8);
 AT(blaze_request, priority, 16); AT(blaze_request, reserved, 20); AT(blaze_request, deadline_ns, 24);
 AT(blaze_request, session_id, 32); AT(blaze_request, tenant_id, 40); AT(blaze_request, user_data, 48);
 AT(blaze_request, inputs, 56); AT(blaze_request, outputs, 64); AT(blaze_request, inputs_count, 72);
-AT(blaze_request, outputs_count, 76);
+AT(blaze_request, outputs_count, 76); AT(blaze_request, route_key, 80);
+
+SIZE(blaze_route_target, 32);
+AT(blaze_route_target, model, 0); AT(blaze_route_target, in_flight, 8); AT(blaze_route_target, weight, 12);
+AT(blaze_route_target, latency_ns, 16); AT(blaze_route_target, failing_share, 24); AT(blaze_route_target, load, 28);
+SIZE(blaze_route_choice, 56);
+AT(blaze_route_choice, struct_size, 0); AT(blaze_route_choice, target_stride, 4); AT(blaze_route_choice, targets, 8);
+AT(blaze_route_choice, targets_count, 16); AT(blaze_route_choice, reserved, 20); AT(blaze_route_choice, session_id, 24);
+AT(blaze_route_choice, tenant_id, 32); AT(blaze_route_choice, route_key, 40); AT(blaze_route_choice, now_ns, 48);
 
 SIZE(blaze_health_info, 48);
 AT(blaze_health_info, state, 4); AT(blaze_health_info, accepting, 8); AT(blaze_health_info, models_ready, 12);
@@ -148,10 +156,13 @@ static void say_size(void *memory, uint32_t size) {
     memcpy(memory, &size, sizeof size);
 }
 
-static void expect_sizes(const char *what, blaze_status (*call)(void *memory), const void *good, size_t size) {
+/* `first`: its size in the first version of the interface; between that and `size` are those of versions since. */
+static void expect_sizes_since(const char *what, blaze_status (*call)(void *memory), const void *good, size_t first,
+                               size_t size) {
     const struct { size_t size; blaze_status status; } cases[] = {
         {0, BLAZE_STATUS_INVALID_STRUCT}, {1, BLAZE_STATUS_INVALID_STRUCT}, {4, BLAZE_STATUS_INVALID_STRUCT},
-        {size - 8, BLAZE_STATUS_INVALID_STRUCT}, {size - 1, BLAZE_STATUS_INVALID_STRUCT}, {size, BLAZE_STATUS_OK},
+        {first - 8, BLAZE_STATUS_INVALID_STRUCT}, {first - 1, BLAZE_STATUS_INVALID_STRUCT}, {first, BLAZE_STATUS_OK},
+        {size, BLAZE_STATUS_OK},
         {size + 8, BLAZE_STATUS_OK}, {size + 64, BLAZE_STATUS_OK}, {2048, BLAZE_STATUS_OK},
         {UINT32_MAX, BLAZE_STATUS_INVALID_STRUCT}, {0x80000000u, BLAZE_STATUS_INVALID_STRUCT},
     };
@@ -166,11 +177,15 @@ static void expect_sizes(const char *what, blaze_status (*call)(void *memory), c
     }
 }
 
+static void expect_sizes(const char *what, blaze_status (*call)(void *memory), const void *good, size_t size) {
+    expect_sizes_since(what, call, good, size, size);
+}
+
 static struct rig rig;
 
 static blaze_status submit_it(void *memory) {
     blaze_ticket ticket = 0;
-    blaze_error error = {0, ""};
+    blaze_error error = {0, "", 0};
     blaze_status status = blaze_submit(rig.engine, memory, rig.queue, &ticket, &error);
     if (status == BLAZE_STATUS_OK) {
         blaze_event event = next_event(rig.queue);
@@ -221,7 +236,7 @@ static void structs_older_and_newer_are_accepted_and_broken_ones_refused(void) {
     simple_call(&call, rig.model);
     submit(&rig, &call.request);
     viewed = next_event(rig.queue);
-    expect_sizes("request", submit_it, &call.request, sizeof call.request);
+    expect_sizes_since("request", submit_it, &call.request, offsetof(blaze_request, route_key), sizeof call.request);
     expect_sizes("inputs", submit_with_input, &call.input, sizeof call.input);
     expect_sizes("event of infer", infer_into_it, &(blaze_event)BLAZE_EVENT_INIT, sizeof(blaze_event));
     expect_sizes("view", view_into_it, &(blaze_tensor)BLAZE_TENSOR_INIT, sizeof(blaze_tensor));
