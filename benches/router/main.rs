@@ -26,6 +26,9 @@ const USAGE: &str = "usage: router [--quick] [FILTER]
   --quick  much shorter: about 40 s instead of 5 minutes
   FILTER   only one part: costs, hashing, faults, cascade, recovery, adaptive, tenants";
 
+/// Adds its rows.
+type Part = fn(&mut Bench);
+
 /// A run: what was asked for, and the rows so far.
 pub struct Bench {
     quick: bool,
@@ -84,7 +87,7 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, fn(&mut Bench)); 7] = [
+    let parts: [(&str, Part); 7] = [
         ("costs", costs::measure),
         ("hashing", hashing::measure),
         ("faults", faults::measure),
