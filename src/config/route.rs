@@ -149,7 +149,7 @@ pub struct BreakerConfig {
     /// Without `slow_ms`: a call is slow that takes so many times as long as calls of this target usually do, and as those of
     /// the fastest other target do just now; 0: none is.
     pub slow_factor: f64,
-    /// Calls that the window must have before rates count.
+    /// Calls that the window must have before rates count. So many slow ones in a row open it too.
     pub minimum_calls: u32,
     /// How long calls are looked back at, in milliseconds.
     pub window_ms: u32,

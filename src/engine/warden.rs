@@ -308,10 +308,16 @@ impl Core {
         };
         if age_ns >= way.patience_ns(pin.submitted_ns(member), deadline_ns) {
             let Some(taken) = hop.take_late() else { return false };
-            let mut tally = Tally::default();
-            tally.add(age_ns, true, u64::MAX);
-            let why = format!("no answer for {:.1} ms", age_ns as f64 / MS as f64);
-            taken.way.record(tally, u32::from(taken.probes), &why, now, self);
+            // When all targets are as slow, it is not this one's fault.
+            let slow_ns = way.target.slow_ns.load(Ordering::Relaxed);
+            if slow_ns != u64::MAX && age_ns <= slow_ns {
+                taken.way.give_up(taken.probes);
+            } else {
+                let mut tally = Tally::default();
+                tally.add(age_ns, true, u64::MAX);
+                let why = format!("no answer for {:.1} ms", age_ns as f64 / MS as f64);
+                taken.way.record(tally, u32::from(taken.probes), &why, now, self);
+            }
             way.route.counters.timeouts.fetch_add(1, Ordering::Relaxed);
             if flags.routed {
                 return self.go_on(pin, member, now);

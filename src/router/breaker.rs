@@ -43,6 +43,8 @@ pub struct Breaker {
     /// Calls under way while half open.
     probing: AtomicU32,
     consecutive: AtomicU32,
+    /// Calls in a row that ended well, and late.
+    slow_in_a_row: AtomicU32,
     window: Window,
     inner: Mutex<Inner>,
     /// How often it has opened.
@@ -67,6 +69,7 @@ impl Breaker {
             open_until_ns: AtomicU64::new(0),
             probing: AtomicU32::new(0),
             consecutive: AtomicU32::new(0),
+            slow_in_a_row: AtomicU32::new(0),
             window: Window::new(u64::from(config.window_ms) * MS),
             inner: Mutex::default(),
             openings: AtomicU64::new(0),
@@ -149,6 +152,11 @@ impl Breaker {
             self.consecutive.store(0, Ordering::Relaxed);
         }
         self.window.add(now_ns, Calls { total: count.into(), failed: 0, slow: slow.into() });
+        if slow == count {
+            self.slow_in_a_row.fetch_add(count, Ordering::Relaxed);
+        } else if self.slow_in_a_row.load(Ordering::Relaxed) != 0 {
+            self.slow_in_a_row.store(0, Ordering::Relaxed);
+        }
         match self.state() {
             State::Closed if slow > 0 => self.open_if_slow(now_ns, may_open),
             State::HalfOpen if slow < count => self.close_if_proved(count - slow, now_ns),
@@ -201,6 +209,12 @@ impl Breaker {
     }
 
     fn open_if_slow<G>(&self, now_ns: u64, may_open: impl FnOnce() -> Option<G>) -> Option<Change> {
+        let in_a_row = self.slow_in_a_row.load(Ordering::Relaxed);
+        if in_a_row >= self.config.minimum_calls && self.config.slow_rate <= 1.0 {
+            // Who turns slow has many fast ones in its window still.
+            let reason = format!("{in_a_row} calls in a row were slow");
+            return self.open(now_ns, &reason, false, may_open);
+        }
         let calls = self.window.calls(now_ns);
         let rate = calls.slow as f64 / calls.total.max(1) as f64;
         if calls.total < u64::from(self.config.minimum_calls) || rate < self.config.slow_rate {
@@ -259,6 +273,7 @@ impl Breaker {
         inner.closed_since_ns = now_ns;
         self.window.clear();
         self.consecutive.store(0, Ordering::Relaxed);
+        self.slow_in_a_row.store(0, Ordering::Relaxed);
         self.state.store(State::Closed as u32, Ordering::SeqCst);
         let reason = format!("{} calls in a row succeeded", inner.successes);
         Some(Change { from: State::HalfOpen, to: State::Closed, reason })
@@ -354,6 +369,21 @@ mod tests {
         let off = breaker(|config| config.enabled = false);
         (0..100).for_each(|_| assert_eq!(off.failed(1, START, "no", || Some(())), None));
         assert_eq!(off.calls(START), Calls::default());
+    }
+
+    #[test]
+    fn one_that_turns_slow_is_noticed_though_it_was_fast_a_moment_ago() {
+        let breaker = breaker(|_| ());
+        assert_eq!(breaker.succeeded(1000, 0, START, || Some(())), None);
+        for _ in 0..9 {
+            assert_eq!(breaker.succeeded(1, 1, START, || Some(())), None);
+        }
+        assert_eq!(breaker.succeeded(2, 1, START, || Some(())), None);
+        for round in 0..10 {
+            let change = breaker.succeeded(1, 1, START, || Some(()));
+            assert_eq!(change.is_some(), round == 9, "{round}");
+        }
+        assert_eq!(breaker.state(), State::Open);
     }
 
     #[test]
