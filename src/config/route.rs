@@ -194,8 +194,7 @@ pub struct RetryConfig {
     pub budget: f64,
     /// Retries that are always allowed, each second.
     pub reserve: u32,
-    /// After so long without an answer, in milliseconds, or when it is slow and half of the time until the deadline is gone,
-    /// an attempt counts as failed, and the request goes elsewhere. If it cannot, it ends as `TIMEOUT`. Null: ten times what
+    /// After so long without an answer, in milliseconds, an attempt counts as failed, and the request goes elsewhere. If it cannot, it ends as `TIMEOUT`. Null: ten times what
     /// 99 of 100 calls take, at least 100, and if it cannot go elsewhere, it waits for what may still come. 0: never.
     pub attempt_timeout_ms: Option<u32>,
 }

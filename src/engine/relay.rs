@@ -521,7 +521,9 @@ impl Core {
         }
         if let Some(taken) = hop.take() {
             let now = now_ns();
-            taken.way.outrun(taken.probes, now.saturating_sub(request.submitted_ns), now, self);
+            let age_ns = now.saturating_sub(request.submitted_ns);
+            let other_ns = now.saturating_sub(child.submitted_ns(member));
+            taken.way.outrun(taken.probes, age_ns, other_ns, now, self);
         }
         hop.children()
             .filter(|&other| other != ticket)

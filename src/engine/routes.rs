@@ -77,6 +77,8 @@ pub struct Way {
     pub hedge_ns: AtomicU64,
     /// After so long an attempt counts as failed; `u64::MAX`: never.
     pub timeout_ns: AtomicU64,
+    /// One of a hundred calls takes longer; 0: not known.
+    pub seldom_ns: AtomicU64,
     pub check: Check,
     /// A change of the breaker that is not in the log yet.
     untold: Mutex<Option<Change>>,
@@ -125,6 +127,7 @@ impl Way {
             problem: Mutex::default(),
             hedge_ns: AtomicU64::new(u64::MAX),
             timeout_ns: AtomicU64::new(u64::MAX),
+            seldom_ns: AtomicU64::new(0),
             check: Check::default(),
             untold: Mutex::default(),
         })
@@ -148,10 +151,12 @@ impl Way {
         }
     }
 
-    /// An attempt is not waited for any more, because another has answered: it took so long at least.
-    pub fn outrun(&self, probes: bool, age_ns: u64, now_ns: u64, core: &Core) {
+    /// An attempt is not waited for any more, because another has answered, within `other_ns`: it took so long at least.
+    pub fn outrun(&self, probes: bool, age_ns: u64, other_ns: u64, now_ns: u64, core: &Core) {
         let memory_ns = self.route.memory_ns.load(Ordering::Relaxed);
-        let change = self.target.outrun(age_ns, now_ns, memory_ns);
+        let seldom = age_ns > self.seldom_ns.load(Ordering::Relaxed) && age_ns > 4 * other_ns;
+        let slow = seldom || age_ns > self.target.slow_ns.load(Ordering::Relaxed);
+        let change = self.target.outrun(age_ns, slow, now_ns, memory_ns);
         self.give_up(probes);
         self.tell(change, core);
     }
@@ -182,15 +187,14 @@ impl Way {
         lock(&self.untold).take()
     }
 
-    /// How long to wait for an attempt, of a request with this deadline (0: none): if it is clearly slow and half of the
-    /// time is gone, another target may still make it.
+    /// How long to wait before another target is asked too, for a request with this deadline (0: none): until half of the
+    /// time is gone, and it takes longer than all but a few do.
     pub fn patience_ns(&self, submitted_ns: u64, deadline_ns: u64) -> u64 {
-        let timeout_ns = self.timeout_ns.load(Ordering::Relaxed);
-        if deadline_ns == 0 || timeout_ns == u64::MAX {
-            return timeout_ns;
+        let seldom_ns = self.seldom_ns.load(Ordering::Relaxed);
+        if deadline_ns == 0 || seldom_ns == 0 || self.timeout_ns.load(Ordering::Relaxed) == u64::MAX {
+            return u64::MAX;
         }
-        let half_ns = deadline_ns.saturating_sub(submitted_ns) / 2;
-        timeout_ns.min(half_ns.max(self.target.slow_ns.load(Ordering::Relaxed)))
+        seldom_ns.max(deadline_ns.saturating_sub(submitted_ns) / 2)
     }
 
     pub fn tell(&self, change: Option<Change>, core: &Core) {

@@ -48,7 +48,8 @@ impl<'a> Sums<'a, '_> {
         }
         let Some(sum) = &mut self.current else { return };
         let latency_ns = self.now.saturating_sub(submitted_ns);
-        sum.tally.add(latency_ns, self.failure.is_some(), way.target.slow_ns.load(Ordering::Relaxed));
+        let slow_ns = if probes { &way.target.slow_probe_ns } else { &way.target.slow_ns };
+        sum.tally.add(latency_ns, self.failure.is_some(), slow_ns.load(Ordering::Relaxed));
         sum.probes += u32::from(probes);
         if self.failure.is_none() {
             way.target.times.record(latency_ns);

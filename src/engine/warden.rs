@@ -247,18 +247,18 @@ impl Core {
         for (index, way) in plan.ways.iter().enumerate() {
             let target = &way.target;
             let others = plan.targets.iter().enumerate().filter(|(other, _)| *other != index);
-            let latencies = others.map(|(_, other)| other.latency.get()).filter(|&latency| latency > 0.0);
+            let latencies = others.map(|(_, other)| other.usual.get()).filter(|&latency| latency > 0.0);
             let best_other = latencies.fold(f32::INFINITY, f32::min);
             let usual = target.usual.get();
-            let slow_ns = match config.breaker.slow_ms {
+            // What all have to bear is not this one's fault; but a probe finds it with little to do.
+            let base = if best_other.is_finite() { usual.max(best_other) } else { usual };
+            let slow = |base: f32| match config.breaker.slow_ms {
                 Some(ms) => (ms * MS as f64) as u64,
                 None if config.breaker.slow_factor == 0.0 || usual == 0.0 => u64::MAX,
-                None => {
-                    let base = if best_other.is_finite() { usual.max(best_other) } else { usual };
-                    ((f64::from(base) * config.breaker.slow_factor) as u64).max(SLOW_NS)
-                }
+                None => ((f64::from(base) * config.breaker.slow_factor) as u64).max(SLOW_NS),
             };
-            target.slow_ns.store(slow_ns, Ordering::Relaxed);
+            target.slow_ns.store(slow(base), Ordering::Relaxed);
+            target.slow_probe_ns.store(slow(usual), Ordering::Relaxed);
             let failed = self.models.pin(target.model.load(Ordering::Relaxed), false);
             let failed = failed.is_ok_and(|model| model.state() == ModelState::Failed);
             if target.bar(Bars::FAILED, failed) {
@@ -284,6 +284,7 @@ impl Core {
                 },
             };
             way.timeout_ns.store(timeout_ns, Ordering::Relaxed);
+            way.seldom_ns.store(seen(0.99), Ordering::Relaxed);
             let hedge_ns = config.hedge.quantile.map_or(u64::MAX, |share| match seen(share) {
                 0 => u64::MAX,
                 quantile => quantile.max((config.hedge.minimum_ms * MS as f64) as u64),
@@ -302,11 +303,7 @@ impl Core {
             return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member, now);
         }
         let age_ns = now.saturating_sub(pin.submitted_ns(member));
-        let deadline_ns = match flags.routed {
-            true => pin.deadline_of(member),
-            false => self.table.pin(hop.parent()).map_or(0, |(parent, at)| parent.deadline_of(at)),
-        };
-        if age_ns >= way.patience_ns(pin.submitted_ns(member), deadline_ns) {
+        if age_ns >= way.timeout_ns.load(Ordering::Relaxed) {
             let Some(taken) = hop.take_late() else { return false };
             // When all targets are as slow, it is not this one's fault.
             let slow_ns = way.target.slow_ns.load(Ordering::Relaxed);
@@ -324,8 +321,13 @@ impl Core {
             }
             return self.table.pin(hop.parent()).is_some_and(|(parent, at)| self.go_on(&parent, at, now));
         }
-        if flags.routed && age_ns >= way.hedge_ns.load(Ordering::Relaxed) && hop.begun() == 1 {
+        if !flags.routed || hop.begun() > 1 {
+            return false;
+        }
+        if age_ns >= way.hedge_ns.load(Ordering::Relaxed) {
             let _ = self.try_again(pin, member, Reason::Hedge); // it is not needed
+        } else if age_ns >= way.patience_ns(pin.submitted_ns(member), pin.deadline_of(member)) {
+            let _ = self.try_again(pin, member, Reason::Failover); // the first may still make it
         }
         false
     }

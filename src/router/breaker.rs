@@ -148,7 +148,8 @@ impl Breaker {
         if !self.config.enabled {
             return None;
         }
-        if self.consecutive.load(Ordering::Relaxed) != 0 {
+        // Slow ones among the failures do not speak for it.
+        if slow < count && self.consecutive.load(Ordering::Relaxed) != 0 {
             self.consecutive.store(0, Ordering::Relaxed);
         }
         self.window.add(now_ns, Calls { total: count.into(), failed: 0, slow: slow.into() });

@@ -83,6 +83,8 @@ pub struct Target {
     bars: AtomicU32,
     /// Calls that take longer are slow.
     pub slow_ns: AtomicU64,
+    /// The same for probes, which find it with little to do.
+    pub slow_probe_ns: AtomicU64,
     hot: Hot,
     /// Peak EWMA of response times, in nanoseconds.
     pub latency: PeakEwma,
@@ -121,6 +123,7 @@ impl Target {
             concurrency: AtomicU32::new(0),
             bars: AtomicU32::new(Bars::UNBOUND),
             slow_ns: AtomicU64::new(u64::MAX),
+            slow_probe_ns: AtomicU64::new(u64::MAX),
             hot: Hot { in_flight: AtomicU32::new(0), requests: AtomicU64::new(0) },
             latency: PeakEwma::default(),
             usual: PeakEwma::default(),
@@ -236,13 +239,13 @@ impl Target {
         self.changed(failing.or(change))
     }
 
-    /// A call was given up after so long, because another target has answered.
-    pub fn outrun(&self, age_ns: u64, now_ns: u64, memory_ns: u64) -> Option<Change> {
+    /// A call was given up after so long, because another target has answered; whether it was slow.
+    pub fn outrun(&self, age_ns: u64, slow: bool, now_ns: u64, memory_ns: u64) -> Option<Change> {
         let age = age_ns as f32;
         if age > self.latency.get() {
             self.latency.add(age, now_ns, memory_ns, true);
         }
-        if age_ns <= self.slow_ns.load(Ordering::Relaxed) {
+        if !slow {
             return None;
         }
         self.slow.add(1);
