@@ -4,8 +4,9 @@
 mod common;
 
 use blaze::config::{RouteConfig, TargetConfig};
-use blaze::engine::{Engine, ModelId, RequestDescription};
+use blaze::engine::{Engine, ModelId, OutputBuffer, RequestDescription};
 use blaze::error::Status;
+use blaze::tensor::{CallerBuffer, DType};
 use common::{A_MINUTE, Answer, Tensor, engine, f32s, load_json, must_end, next_event, request};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -177,6 +178,35 @@ fn failing_runs_of_many_requests_are_answered_elsewhere() {
         }
         assert_at_rest(&engine, id);
     }
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn an_answer_from_elsewhere_goes_to_the_callers_buffer_or_says_why_not() {
+    let (engine, models) = engine_with(json!({}), 2, json!({"kind": "error"}));
+    let id = route(&engine, 2, json!({"breaker": {"enabled": false}}));
+    let (queue, inputs) = (engine.create_queue(4).unwrap(), row());
+    for size in [16, 8] {
+        for _ in 0..4 {
+            let mut memory = [0f32; 4];
+            // SAFETY: the memory outlives the request.
+            let buffer = unsafe { CallerBuffer::new(memory.as_mut_ptr().cast(), size) };
+            let mut description = request(id, &inputs);
+            description.outputs.push(OutputBuffer { name: None, dtype: DType::F32, buffer });
+            engine.submit(description, &queue).unwrap();
+            let answer = next_event(&queue);
+            if size == 16 {
+                assert_eq!((answer.status, answer.model), (Status::Ok, models[1]), "{answer:?}");
+                assert_eq!(memory, [3.0, 5.0, 7.0, 9.0]);
+                assert_eq!(answer.outputs[0].f32s(), memory);
+            } else {
+                assert_eq!(answer.status, Status::BufferTooSmall);
+                let text = answer.text.unwrap();
+                assert!(text.contains("output \"y\" has 16 bytes, the buffer given for it 8"), "{text}");
+            }
+        }
+    }
+    assert_at_rest(&engine, id);
 }
 
 #[test]

@@ -128,14 +128,16 @@ fn others(bench: &mut Bench, rounds: usize, slice: Duration) {
             || infer_ns(&engine, &mut direct, slice, &mut take_turns),
             || infer_ns(&engine, &mut routed, slice, |_| ()),
         );
-        add(bench, format!("cost: blaze_infer, {what}"), times, Goal::None);
+        // The same models called directly: what is left is the route.
+        let goal = || if in_turn { Goal::AtMost(MORE_NS) } else { Goal::None };
+        add(bench, format!("cost: blaze_infer, {what}"), times, goal());
         let queue = std::cell::RefCell::new(&mut queue);
         let times = pairs(
             rounds,
             || closed_loop(&mut queue.borrow_mut(), &mut direct, 64, slice, &mut take_turns),
             || closed_loop(&mut queue.borrow_mut(), &mut routed, 64, slice, |_| ()),
         );
-        add(bench, format!("cost: submit to collect, 64 in flight, {what}"), times, Goal::None);
+        add(bench, format!("cost: submit to collect, 64 in flight, {what}"), times, goal());
     }
 }
 

@@ -6,7 +6,7 @@ use super::event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
 use super::job;
 use super::table::{Table, ticket};
 use crate::error::{Error, Result, Status};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, lock};
 use crate::tensor::{CallerBuffer, Data, Shape, StringSlice, Tensor, element_count};
 use std::ffi::CStr;
 
@@ -102,7 +102,10 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
             event.outputs_count = teller.line.outputs_count();
             event.outputs_count > 0
         }
-        _ => text(teller, at).is_some(),
+        _ => {
+            let complains = word & ANSWERED != 0 && lock(&batch.cold(member).hop.complaint).is_some();
+            complains || text(teller, at).is_some()
+        }
     };
     debug_assert_eq!(has_payload, table.slot(batch.index).held().is_set(member));
     if has_payload {

@@ -16,6 +16,7 @@ use super::Ticket;
 use super::admission::{Admitted, InputData, InputTensor, RequestDescription, admit};
 use super::batch::Batch;
 use super::completion::Link;
+use super::execute::c_text;
 use super::lifecycle::Core;
 use super::line::Kind;
 use super::outcome::{self, ANSWERED};
@@ -25,9 +26,10 @@ use super::table::{Pin, Table};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::router::Attempts;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, lock};
+use crate::sync::{AtomicPtr, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{Buffer, Data, Shape};
 use smallvec::SmallVec;
+use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
 
@@ -55,6 +57,8 @@ pub struct Hop {
     other: AtomicU64,
     /// What it was counted in: see `quotas`.
     pub quotas: AtomicU64,
+    /// Why it has failed though an attempt has answered it.
+    pub complaint: Mutex<Option<CString>>,
 }
 
 /// An attempt that whoever has this accounts for.
@@ -246,8 +250,8 @@ enum Bytes {
 }
 
 impl Core {
-    /// One attempt of an unresolved parent has failed, which is its `own` or a child's. Has another one made if that is sensible. True: somebody else
-    /// resolves the parent; false: the caller is the last, and does.
+    /// One attempt of an unresolved parent has failed: that of `own`, which is the parent's or a child's. Has another one made
+    /// if that is sensible. True: somebody else resolves the parent; false: the caller is the last, and does.
     pub fn hand_over(self: &Arc<Self>, own: &Hop, batch: &Batch, member: usize, status: Status) -> bool {
         let hop = &batch.cold(member).hop;
         if hop.way().is_none() {
@@ -484,6 +488,7 @@ impl Core {
         }
         let hop = &parent.cold(at).hop;
         hop.other.store(ticket, Ordering::Release);
+        *lock(&hop.complaint) = None;
         // SAFETY: written, and held; who has resolved it may read what it brought.
         let (request, extras) = unsafe { (parent.request(at), parent.extras(at)) };
         let mut status = status;
@@ -491,6 +496,7 @@ impl Core {
             // SAFETY: the child's outputs are there, and stay until the child is let go of.
             if let Err(error) = unsafe { outcome::copy_answer(&extras.outputs, child, member) } {
                 status = error.status;
+                *lock(&hop.complaint) = c_text(error.message);
             }
         }
         let mut word = status.code() as u32 | ANSWERED;
@@ -500,7 +506,7 @@ impl Core {
         parent.members[at].status.store(word, Ordering::Release);
         let has_payload = match status {
             Status::Ok => child.line.outputs_count() > 0,
-            _ => outcome::text(child, member).is_some(),
+            _ => outcome::text(child, member).is_some() || lock(&hop.complaint).is_some(),
         };
         if has_payload {
             table.slot(parent.index).held().set(at);

@@ -12,7 +12,7 @@ pub struct blaze_queue {
     pub(super) queue: crate::engine::Queue,
 }
 
-/// A loaded model. Never 0, and never used again for another model, so a stale one is found out.
+/// A loaded model, or a route. Never 0, and never used again for another one, so a stale one is found out.
 pub type blaze_model = u64;
 
 /// A submitted piece of work. Never 0, and never used again for another one.

@@ -121,8 +121,8 @@ pub unsafe extern "C" fn blaze_model_load_async(
     }
 }
 
-/// Finds a loaded model by name. For a model of the repository "name" gives a handle that follows: it always means the
-/// newest version that works, also when that changes under load.
+/// Finds a loaded model, or a route, by name. For a model of the repository "name" gives a handle that follows: it always
+/// means the newest version that works, also when that changes under load.
 ///
 /// @param engine  The engine.
 /// @param name    "name" for its newest version, or "name:version".
@@ -147,7 +147,8 @@ pub unsafe extern "C" fn blaze_model_find(
 }
 
 /// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
-/// have any size), batching and why not, lanes, bytes, and the execution provider really used.
+/// have any size), batching and why not, lanes, bytes, and the execution provider really used. For a route it is what
+/// blaze_route_info says.
 ///
 /// @param engine    The engine.
 /// @param model     The model.

@@ -6,7 +6,7 @@ use crate::engine::Ticket;
 use crate::engine::batch::Batch;
 use crate::engine::event::OutputRef;
 use crate::engine::outcome::{self, ANSWERED};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, lock};
 use std::ffi::CStr;
 use std::ptr::NonNull;
 
@@ -61,6 +61,10 @@ impl Table {
     pub fn with_text<R>(&self, ticket: Ticket, read: impl FnOnce(&CStr) -> R) -> Option<R> {
         let (mut batch, mut member) = self.held_batch(ticket)?;
         if let Some(answer) = self.answer_of(batch, member) {
+            // It stays there until the event is released.
+            if let Some(text) = &*lock(&batch.cold(member).hop.complaint) {
+                return Some(read(text));
+            }
             (batch, member) = self.kept(answer);
         }
         outcome::text(batch, member).map(read)
