@@ -175,7 +175,7 @@ typedef struct blaze_engine blaze_engine;
 /// one thread at a time may poll or wait.
 typedef struct blaze_queue blaze_queue;
 
-/// A loaded model. Never 0, and never used again for another model, so a stale one is found out.
+/// A loaded model, or a route. Never 0, and never used again for another one, so a stale one is found out.
 typedef uint64_t blaze_model;
 
 /// A submitted piece of work. Never 0, and never used again for another one.
@@ -315,7 +315,8 @@ blaze_status blaze_pump(blaze_engine *engine,
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
 ///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async),
-///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create).
+///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create), "recovery" (true: when it
+///                    has failed, it is tried with a synthetic request, and loaded anew if that fails).
 ///                    In an engine with a repository, "name" and "version" without anything else load that version
 ///                    from there, "name" alone the newest; other keys are in its model.json.
 /// @param out         Receives the model.
@@ -372,8 +373,8 @@ blaze_status blaze_model_load_async(blaze_engine *engine,
                                     blaze_ticket *out,
                                     blaze_error *err);
 
-/// Finds a loaded model by name. For a model of the repository "name" gives a handle that follows: it always means the
-/// newest version that works, also when that changes under load.
+/// Finds a loaded model, or a route, by name. For a model of the repository "name" gives a handle that follows: it always
+/// means the newest version that works, also when that changes under load.
 ///
 /// @param engine  The engine.
 /// @param name    "name" for its newest version, or "name:version".
@@ -386,7 +387,8 @@ blaze_status blaze_model_find(blaze_engine *engine,
                               blaze_model *out);
 
 /// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
-/// have any size), batching and why not, lanes, bytes, and the execution provider really used.
+/// have any size), batching and why not, lanes, bytes, and the execution provider really used. For a route it is what
+/// blaze_route_info says.
 ///
 /// @param engine    The engine.
 /// @param model     The model.

@@ -47,6 +47,9 @@ pub struct ModelConfig {
     pub pinned: bool,
     #[serde(default, deserialize_with = "object")]
     pub limits: LimitsConfig,
+    /// When it has failed, have it tried with a synthetic request, and loaded anew.
+    #[serde(default = "yes")]
+    pub recovery: bool,
     /// What the `mock` backend does.
     #[serde(default, deserialize_with = "optional_object")]
     pub mock: Option<MockConfig>,
@@ -303,6 +306,7 @@ impl ModelConfig {
             prepack: true,
             pinned: false,
             limits: LimitsConfig::default(),
+            recovery: true,
             mock: None,
         }
     }

@@ -450,7 +450,7 @@ impl Core {
     fn tend_models(self: &Arc<Self>, now: u64) -> u64 {
         let mut next = u64::MAX;
         self.models.each(|model| {
-            if model.state() != ModelState::Failed || self.table.is_closed() {
+            if !model.config.recovery || model.state() != ModelState::Failed || self.table.is_closed() {
                 return;
             }
             let mending = &model.mending;

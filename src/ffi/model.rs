@@ -19,7 +19,8 @@ use std::ffi::{c_char, c_void};
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
 ///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async),
-///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create).
+///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create), "recovery" (true: when it
+///                    has failed, it is tried with a synthetic request, and loaded anew if that fails).
 ///                    In an engine with a repository, "name" and "version" without anything else load that version
 ///                    from there, "name" alone the newest; other keys are in its model.json.
 /// @param out         Receives the model.
