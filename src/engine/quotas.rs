@@ -191,7 +191,7 @@ impl Table {
 }
 
 impl Quotas {
-    /// The same, for one that has waited and now counts among the route's requests at once.
+    /// What is added for one that has waited, and now counts among the route's requests at once.
     pub const fn of_route() -> u64 {
         ROUTE
     }
