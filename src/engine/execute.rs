@@ -27,6 +27,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
+    core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
     let mut looks = 0u32;
@@ -47,7 +48,6 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     core.table.let_go(index, 1);
     core.table.batch_is_done();
-    core.observer.notice();
 }
 
 /// A batch and whoever runs it.

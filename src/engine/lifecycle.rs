@@ -4,6 +4,7 @@ use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
 use super::execute::{c_text, execute};
+use super::health::HealthCache;
 use super::history::History;
 use super::line::{Key, Kind, Line};
 use super::load::{self, Order};
@@ -49,6 +50,7 @@ pub struct Core {
     pub routes: Routes,
     pub warden: Arc<Warden>,
     pub observer: Observer,
+    pub health_cache: HealthCache,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -131,6 +133,7 @@ impl Engine {
             routes: Routes::default(),
             warden: Arc::default(),
             observer: Observer::default(),
+            health_cache: HealthCache::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),

@@ -7,6 +7,7 @@ mod counters;
 mod crew;
 mod event;
 mod execute;
+mod health;
 mod history;
 mod job;
 mod lifecycle;
@@ -42,8 +43,8 @@ mod warm_up;
 pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
 pub use counters::MetricsSnapshot;
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+pub use health::HealthSnapshot;
 pub use lifecycle::{Engine, Queue};
-pub use reports::HealthSnapshot;
 pub use table::Table;
 
 /// A model, named by a number that is never used again for another one.

@@ -174,10 +174,12 @@ impl Core {
         let in_flight: u64 = waiting.values().map(|(unresolved, _)| unresolved).sum();
         let queue_depth: u64 = waiting.values().map(|(_, queued)| queued).sum();
         seen.looked_ns = now;
-        if progress != seen.progress || seen.progress_ns == 0 {
-            if seen.rests || seen.progress_ns == 0 {
-                seen.resume(self, now);
-            }
+        let has_moved = progress != seen.progress;
+        let resumes = (seen.rests && (has_moved || in_flight > 0)) || seen.progress_ns == 0;
+        if resumes {
+            seen.resume(self, now);
+        }
+        if resumes || has_moved {
             (seen.progress, seen.progress_ns) = (progress, now);
         }
         let stuck = in_flight > 0 && now.saturating_sub(seen.progress_ns) >= LOOK_NS;

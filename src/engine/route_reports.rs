@@ -98,9 +98,12 @@ impl Way {
         let [p50, p90, p99] = times.quantiles([0.5, 0.9, 0.99]);
         let bars = target.bars();
         let calls = target.breaker.calls(now);
+        let not_ready = self.why_not_ready();
         json!({
             "model": target.name,
             "state": state_of(self, now),
+            "ready": not_ready.as_ref().is_none_or(|(failed, _)| !failed),
+            "why": not_ready.map(|(_, reason)| reason),
             "problem": lock(&self.problem).clone(),
             "draining": bars & Bars::DRAINING != 0,
             "check_error": self.check.last_error(),
