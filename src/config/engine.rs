@@ -100,11 +100,13 @@ pub struct MetricsConfig {
     /// Whether to look at the engine ten times a second while requests come, for trends, advice, and to notice when a model
     /// gets slow. It takes a thread, unless there are none.
     pub trends: bool,
+    /// Whether to keep histograms: of durations, and of rows in batches.
+    pub histograms: bool,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        MetricsConfig { trends: true }
+        MetricsConfig { trends: true, histograms: true }
     }
 }
 

@@ -107,7 +107,8 @@ pub const BLAZE_METRICS_JSON: blaze_metrics_format = 2;
 /// {"trends": false}.
 pub const BLAZE_METRICS_TRENDS: blaze_metrics_format = 3;
 
-sized!(blaze_health_info, blaze_metrics_info);
+sized!(blaze_health_info since live);
+sized!(blaze_metrics_info since batch_wait);
 
 /// Says how an engine is.
 ///
