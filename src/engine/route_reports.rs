@@ -214,7 +214,7 @@ impl Core {
                 json!({
                     "class": class.class.as_deref(),
                     "tenants": class.tenants,
-                    "served": class.served,
+                    "served": class.served(),
                     "refused": class.refused,
                     "in_flight": class.in_flight,
                 })
@@ -246,6 +246,7 @@ impl Core {
                 let counters = &plan.route.counters;
                 RouteMetrics {
                     route: &plan.route.name,
+                    ended: counters.ended.get(),
                     failovers: get(&counters.failovers),
                     hedges: get(&counters.hedges),
                     hedges_won: get(&counters.hedges_won),
@@ -269,7 +270,7 @@ impl Core {
             .into_iter()
             .map(|class| TenantMetrics {
                 class: class.class,
-                served: class.served,
+                ended: class.ended,
                 refused: class.refused,
                 in_flight: class.in_flight,
             })
