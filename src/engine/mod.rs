@@ -12,6 +12,7 @@ mod lifecycle;
 mod line;
 mod lines;
 mod load;
+mod logging;
 mod model;
 mod models;
 mod outcome;
