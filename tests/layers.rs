@@ -145,7 +145,7 @@ fn only_the_onnx_backend_names_ort() {
 #[test]
 fn log_lines_are_of_modules_that_can_be_configured() {
     let mut seen = 0;
-    for source in sources() {
+    for source in sources().iter().filter(|source| source.path != "log/tests.rs") {
         for method in [".error(", ".warn(", ".info(", ".debug(", ".log("] {
             for call in source.text.split(method).skip(1).filter(|call| call.contains("format_args!(")) {
                 let Some((before, call)) = call.split_once('"') else { continue };

@@ -59,7 +59,7 @@ struct Inside;
 
 impl Inside {
     fn enter() -> Option<Inside> {
-        INSIDE.with(|inside| !inside.replace(true)).then_some(Inside)
+        INSIDE.with(|inside| !inside.replace(true)).then(|| Inside) // lazily: dropping one leaves
     }
 }
 
