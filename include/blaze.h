@@ -214,7 +214,7 @@ typedef struct blaze_allocator {
 ///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
 ///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
 ///                     README)}, "loading": {"concurrency" (2)},
-///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "log": see blaze_log_configure; by default nothing is logged,
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
@@ -1174,6 +1174,84 @@ blaze_status blaze_metrics_text(blaze_engine *engine,
                                 char *buffer,
                                 size_t capacity,
                                 size_t *needed);
+
+/* Logs --------------------------------------------------------------------------------------------------------- */
+
+/// How severe a line of the log is.
+typedef uint32_t blaze_log_level;
+
+/// A line of the log. What it points to is valid during the call only.
+typedef struct blaze_log_record {
+    /// sizeof(blaze_log_record), as this library has it.
+    uint32_t struct_size;
+    blaze_log_level level;
+    /// Wall-clock time: since 1970, UTC.
+    uint64_t time_ns;
+    /// Which part of the engine speaks: see blaze_log_configure.
+    const char *module;
+    const char *message;
+    /// A JSON object with what the message is about, such as {"model":"digits:1"}; NULL: nothing. "dropped": lines of the same
+    /// module and level that were too many, since the last one.
+    const char *fields;
+} blaze_log_record;
+
+/// Receives lines of the log: from any thread, one at a time for each engine. Other threads that have something to log wait
+/// for it, so it must be fast; it must not call into Blaze, and not wait for a thread that does.
+typedef void (*blaze_log_function)(void *user, const struct blaze_log_record *record);
+
+#define BLAZE_LOG_ERROR 1
+
+#define BLAZE_LOG_WARN 2
+
+#define BLAZE_LOG_INFO 3
+
+#define BLAZE_LOG_DEBUG 4
+
+#define BLAZE_LOG_TRACE 5
+
+/// Changes what an engine logs, and where, while it works. Keys that are not given, or null, stay as they are; the same keys
+/// in "log" of blaze_engine_create say how it begins. By default nothing is logged.
+///
+/// @param engine    The engine.
+/// @param log_json  A JSON object, UTF-8, read during the call only:
+///                  "level" ("warn"): "off", "error", "warn", "info", "debug", "trace";
+///                  "target" ("none"): "stderr"; "file"; "callback": blaze_log_set_callback's; "facade": the Rust crate
+///                  log's, for hosts in Rust;
+///                  "format" ("text"): "text" or "json", one object a line: "ts", "level", "module", "message", and
+///                  fields such as "model" and "route". For "stderr" and "file";
+///                  "modules" ({}): levels of modules that differ from "level", as in {"onnx": "debug"}: "model", "memory",
+///                  "route", "repository", "onnx", "onnxruntime" (what ONNX Runtime itself says; a model that is loaded while
+///                  this is at "warn" says no more later), "health", "profile", "tuning", "jobs", "deadlines", "other"; replaces what was there;
+///                  "file": {"path", "max_bytes" (10485760: it is renamed to path.1 before it has more), "keep" (3: renamed
+///                  files)}, opened anew by every call. Each engine needs a file of its own;
+///                  "rate": {"per_second" (100: lines of each module and level; 0: no limit), "burst" (as many)}. What is
+///                  more is dropped, and the next line says in "dropped" how many were;
+///                  "global" (false): whether what this process says through the crate log, such as ONNX Runtime before it
+///                  has a model, comes to this engine's log too, as "other" if it is not "onnxruntime". One engine at a time
+///                  has it, and none if somebody else has installed a global logger.
+/// @param err       Receives the reason of a failure; may be NULL. Nothing has changed then.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT (not UTF-8); INVALID_CONFIG (also a file that cannot be opened); INVALID_STATE
+/// (from inside the callback).
+blaze_status blaze_log_configure(blaze_engine *engine,
+                                 const char *log_json,
+                                 blaze_error *err);
+
+/// Sets the function that receives lines while "target" is "callback". Without one nothing is logged then.
+///
+/// @param engine     The engine.
+/// @param function   The function; NULL: none. The one before is not called any more when this has returned, and none when
+///                   blaze_engine_destroy has.
+/// @param user_data  Handed to the function.
+/// @param err        Receives the reason of a failure; may be NULL.
+///
+/// Blocks while the function before is being called. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STATE (from inside the callback).
+blaze_status blaze_log_set_callback(blaze_engine *engine,
+                                    blaze_log_function function,
+                                    void *user_data,
+                                    blaze_error *err);
 
 /* Values to start from --------------------------------------------------------------------------------------- */
 

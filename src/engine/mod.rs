@@ -14,6 +14,7 @@ mod lifecycle;
 mod line;
 mod lines;
 mod load;
+mod logging;
 mod measure;
 mod model;
 mod models;

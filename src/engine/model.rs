@@ -174,7 +174,9 @@ impl Model {
         let after = self.state();
         if before != after {
             let reason = error.map(|error| format!(": {error}")).unwrap_or_default();
-            logger.warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
+            logger
+                .with(&[("model", (&self.full_name).into()), ("state", after.name().into())])
+                .warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
         }
     }
 

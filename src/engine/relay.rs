@@ -271,7 +271,9 @@ impl Core {
             // Before this one is counted as ended: there is always one.
             if let Err(error) = self.try_again(batch, member, Reason::Failover) {
                 let name = hop.way().map_or("", |way| way.route.name.as_str());
-                self.logger.debug("route", format_args!("{name}: no further attempt: {error}"));
+                self.logger
+                    .with(&[("route", name.into())])
+                    .debug("route", format_args!("{name}: no further attempt: {error}"));
             }
         }
         let last = hop.attempts.end(status.code() as u32);

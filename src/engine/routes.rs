@@ -204,7 +204,7 @@ impl Way {
         let Some(change) = change else { return };
         let (route, target) = (&self.route.name, &self.target.name);
         let (from, to) = (change.from.name(), change.to.name());
-        core.logger.warn(
+        core.logger.with(&[("route", route.into()), ("target", target.into()), ("state", to.into())]).warn(
             "route",
             format_args!("{route}: the breaker of {target} goes from {from} to {to}: {}", change.reason),
         );

@@ -177,7 +177,9 @@ impl Core {
                 continue;
             }
             if let Err(error) = self.try_again(&pin, member, Reason::First) {
-                self.logger.debug("route", format_args!("{}: {error}", route.name));
+                self.logger
+                    .with(&[("route", (&route.name).into())])
+                    .debug("route", format_args!("{}: {error}", route.name));
                 self.table.resolve_early(ticket, error.status);
             }
         }
