@@ -2,6 +2,7 @@
 
 mod engine;
 mod model;
+mod profile;
 mod route;
 
 pub use engine::{
@@ -12,6 +13,7 @@ pub use model::{
     MockTensor, ModelConfig, WarmupConfig,
 };
 
+pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,

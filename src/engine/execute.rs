@@ -8,6 +8,7 @@ use super::line::Kind;
 use super::model::Model;
 use super::outcome::{self, OWN};
 use super::settle::{Marked, Settled};
+use super::spans::Probe;
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -29,6 +30,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     batch.set_phase(Phase::Running);
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
+    let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
     let mut looks = 0u32;
     while !batch.written.all_set(counts.members) {
         // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
@@ -36,7 +38,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         if looks < 200 { spin_loop() } else { std::thread::yield_now() }
     }
     let mut lane =
-        Lane { core, model, batch, members: counts.members, rows: counts.rows, taken_ns, has_lent: false };
+        Lane { core, model, batch, members: counts.members, rows: counts.rows, taken_ns, probe, has_lent: false };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
@@ -44,6 +46,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         // A bug of the engine's own: the batch fails, the lane goes on.
         lane.finish(Err(error), taken_ns, now_ns());
     }
+    lane.probe.end(core, model, batch, counts.members);
     core.table.let_go(index, 1);
     core.table.batch_is_done();
 }
@@ -56,6 +59,7 @@ pub struct Lane<'a> {
     pub members: usize,
     rows: usize,
     taken_ns: u64,
+    probe: Probe,
     /// The backend has had memory that the request lends.
     has_lent: bool,
 }
@@ -184,7 +188,8 @@ impl<'a> Lane<'a> {
             }
             _ => {
                 let inputs = self.bare_inputs();
-                let tensors = catch(|| self.model.backend()?.run(&inputs, &self.batch.interrupt))?;
+                let interrupt = &self.batch.interrupt;
+                let tensors = catch(|| self.probe.run(&*self.model.backend()?, &inputs, interrupt))?;
                 self.check(tensors, None).map(Some)
             }
         }
@@ -214,6 +219,7 @@ impl<'a> Lane<'a> {
             let prepare = || self.model.prepare(memory, layout, &self.core.pool);
             // SAFETY: this is the lane.
             let prepared = unsafe { self.batch.prepared(self.model.residence.epoch(), prepare) }?;
+            self.probe.prepare(prepared);
             prepared.run(&mut view, &self.batch.interrupt)
         })
     }
@@ -351,6 +357,7 @@ impl<'a> Lane<'a> {
             self.core.metrics.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
         }
         batch.published.set(member);
+        self.probe.publish(batch);
         // SAFETY: queues live as long as the table.
         if let Some(queue) = unsafe { request.queue.as_ref() } {
             queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
@@ -439,6 +446,7 @@ impl<'a> Lane<'a> {
         }
         self.release_lent();
         self.record_times();
+        self.probe.publish(batch);
         if counted > 0 && !first_queue.is_null() && same {
             // SAFETY: queues live as long as the table.
             unsafe { &*first_queue }.publish(Link::batch(batch.index), &batch.link, table);

@@ -288,6 +288,7 @@ impl Queue {
 
     /// Takes the best batch, and waits for it to fill up while that pays; `None` if there is none any more.
     fn take_or_wait(&self, spinning: &Spinning) -> Option<u32> {
+        let mut held_ns = 0;
         loop {
             let mut dispatch = lock(&self.dispatch);
             if !self.has_place() {
@@ -295,10 +296,16 @@ impl Queue {
             }
             let now = now_ns();
             let until = match self.choose(&mut dispatch, now, !self.closed.load(Ordering::SeqCst)) {
-                Choice::Take(index) => return Some(self.taken(dispatch, index)),
+                Choice::Take(index) => {
+                    if held_ns != 0 {
+                        self.table.note_held(index, held_ns);
+                    }
+                    return Some(self.taken(dispatch, index));
+                }
                 Choice::WaitUntil(until) => until,
                 Choice::Nothing => return None,
             };
+            held_ns = if held_ns == 0 { now } else { held_ns };
             let (word, rows, _) = dispatch.watched;
             drop(dispatch);
             if until.saturating_sub(now) > spinning.time_ns() {

@@ -15,6 +15,7 @@ pub mod engine;
 pub mod event;
 pub mod handles;
 pub mod model;
+pub mod profile;
 pub mod queue;
 pub mod reports;
 pub mod request;
@@ -23,7 +24,7 @@ pub mod status;
 pub mod tensor;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 11] = [
+pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -35,4 +36,5 @@ pub const HEADER_PARTS: [(&str, &str); 11] = [
     ("Requests", "src/ffi/request.rs"),
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
+    ("Profiling", "src/ffi/profile.rs"),
 ];

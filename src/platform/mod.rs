@@ -6,9 +6,11 @@ mod file;
 mod heap;
 mod library;
 mod ready_fd;
+mod threads;
 
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
 pub use library::{file_of, loaded_symbol};
 pub use ready_fd::ReadyFd;
+pub use threads::{ThreadTime, process_cpu_ns, thread_id, thread_times};

@@ -1,8 +1,18 @@
 //! What went on in an engine, and what there is to say about it.
 
+pub mod operators;
 mod picture;
+mod recorder;
+pub mod recording;
+pub mod report;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
+mod span;
 
 pub use picture::{
     MemoryPicture, ModelPicture, OperatorShare, Picture, RoutePicture, SettingsInForce, Spread,
     TargetPicture, Times,
 };
+pub use recorder::{Counts, Recorder};
+pub use span::{Kind, Span};

@@ -1,0 +1,26 @@
+//! Reports of a profile: JSON, a trace that Perfetto opens, and a page to look at.
+
+mod json;
+mod trace;
+
+use super::recording::Recording;
+use serde_json::Value;
+
+/// What a report is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    /// The trace event format.
+    Trace,
+    /// One page that needs nothing else.
+    Html,
+}
+
+/// Writes a report. `trends` is an object of series, each a list of `[seconds, value]`; `advice` a list of objects;
+/// either may be null.
+pub fn write(format: Format, recording: &Recording, trends: &Value, advice: &Value) -> String {
+    match format {
+        Format::Json | Format::Html => json::json(recording, trends, advice).to_string(),
+        Format::Trace => trace::trace(recording),
+    }
+}
