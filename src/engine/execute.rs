@@ -37,8 +37,16 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         looks += 1;
         if looks < 200 { spin_loop() } else { std::thread::yield_now() }
     }
-    let mut lane =
-        Lane { core, model, batch, members: counts.members, rows: counts.rows, taken_ns, probe, has_lent: false };
+    let mut lane = Lane {
+        core,
+        model,
+        batch,
+        members: counts.members,
+        rows: counts.rows,
+        taken_ns,
+        probe,
+        has_lent: false,
+    };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())

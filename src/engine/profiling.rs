@@ -208,9 +208,7 @@ impl Core {
             session.names.insert(id, model.full_name.clone());
         }
         let ((batches, requests), threads, process) = match &session.after {
-            Some((batches, requests, threads, process)) => {
-                ((*batches, *requests), threads.clone(), *process)
-            }
+            Some((batches, requests, threads, process)) => ((*batches, *requests), threads.clone(), *process),
             None => now,
         };
         let mut memory = session.memory.clone();

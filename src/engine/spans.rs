@@ -106,14 +106,7 @@ impl Probe {
 impl Spans {
     /// For a lane that begins with a batch: what it is to record.
     #[inline]
-    pub fn probe(
-        &self,
-        core: &Core,
-        model: &Model,
-        batch: &Batch,
-        members: usize,
-        taken_ns: u64,
-    ) -> Probe {
+    pub fn probe(&self, core: &Core, model: &Model, batch: &Batch, members: usize, taken_ns: u64) -> Probe {
         if !self.recorder.takes_batch(taken_ns) {
             return Probe::default();
         }
@@ -220,17 +213,7 @@ impl Spans {
     fn record_submit(&self, ticket: Ticket, model: ModelId, start_ns: u64) {
         let (end_ns, thread) = (now_ns(), thread_id());
         let (kind, rows, status) = (Kind::Admission, 0, 0);
-        self.recorder.record(&Span {
-            kind,
-            start_ns,
-            end_ns,
-            model,
-            ticket,
-            batch: 0,
-            rows,
-            thread,
-            status,
-        });
+        self.recorder.record(&Span { kind, start_ns, end_ns, model, ticket, batch: 0, rows, thread, status });
     }
 
     /// A host's thread has worked.

@@ -64,7 +64,10 @@ pub unsafe extern "C" fn blaze_profile_start(
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STATE if it is not being profiled.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn blaze_profile_stop(engine: *mut blaze_engine, err: *mut blaze_error) -> blaze_status {
+pub unsafe extern "C" fn blaze_profile_stop(
+    engine: *mut blaze_engine,
+    err: *mut blaze_error,
+) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe { guard(err, || reference(engine, "engine")?.engine.profile_stop()) }
 }

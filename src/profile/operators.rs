@@ -36,7 +36,9 @@ pub fn parse(text: &str) -> Result<Profile, String> {
         if event["cat"] == "Session" && name == "model_run" {
             profile.run_us += us;
         }
-        let Some(name) = name.strip_suffix("_kernel_time").filter(|_| event["cat"] == "Node") else { continue };
+        let Some(name) = name.strip_suffix("_kernel_time").filter(|_| event["cat"] == "Node") else {
+            continue;
+        };
         let args = &event["args"];
         let node = text(&args["node_index"]);
         // Fused operators have lost their names.

@@ -74,8 +74,7 @@ impl Turns {
             return false;
         }
         let next = now_ns.saturating_add(interval_ns);
-        let mine =
-            self.due_ns.compare_exchange(due_ns, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let mine = self.due_ns.compare_exchange(due_ns, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if mine {
             // The clock's last digits are as good as dice.
             let skipped = if interval_ns == 0 { 0 } else { (now_ns ^ now_ns >> 9) & SKIPPED };

@@ -204,7 +204,8 @@ impl Recording {
 
     /// Model by model, by name.
     pub fn models(&self, requests: &[Request]) -> Vec<ModelSummary> {
-        let mut models: BTreeMap<String, (ModelSummary, BTreeMap<Kind, Vec<u64>>, Vec<u64>)> = BTreeMap::new();
+        let mut models: BTreeMap<String, (ModelSummary, BTreeMap<Kind, Vec<u64>>, Vec<u64>)> =
+            BTreeMap::new();
         for span in &self.spans {
             if span.model == 0 {
                 continue;
@@ -235,14 +236,15 @@ impl Recording {
                 }
             }
         }
-        let summed = |(name, (mut model, kinds, rows)): (String, (ModelSummary, BTreeMap<_, _>, Vec<u64>))| {
-            model.name = name;
-            model.totals.sort_unstable();
-            model.total = Summary::of(model.totals.clone());
-            model.kinds = kinds.into_iter().map(|(kind, values)| (kind, Summary::of(values))).collect();
-            model.rows_per_batch = rows.iter().sum::<u64>() as f64 / rows.len().max(1) as f64;
-            model
-        };
+        let summed =
+            |(name, (mut model, kinds, rows)): (String, (ModelSummary, BTreeMap<_, _>, Vec<u64>))| {
+                model.name = name;
+                model.totals.sort_unstable();
+                model.total = Summary::of(model.totals.clone());
+                model.kinds = kinds.into_iter().map(|(kind, values)| (kind, Summary::of(values))).collect();
+                model.rows_per_batch = rows.iter().sum::<u64>() as f64 / rows.len().max(1) as f64;
+                model
+            };
         models.into_iter().map(summed).collect()
     }
 }

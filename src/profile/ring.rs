@@ -21,10 +21,7 @@ pub struct Ring<const WORDS: usize> {
 impl<const WORDS: usize> Ring<WORDS> {
     /// A ring of so many places, at least one.
     pub fn new(places: usize) -> Self {
-        let place = |_| Place {
-            turn: AtomicU64::new(0),
-            words: std::array::from_fn(|_| AtomicU64::new(0)),
-        };
+        let place = |_| Place { turn: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) };
         let places = (0..places.max(1)).map(place).collect();
         Ring { places, next: AtomicU64::new(0), dropped: AtomicU64::new(0) }
     }

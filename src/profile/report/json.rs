@@ -177,8 +177,12 @@ fn memory(recording: &Recording) -> Value {
     let grown = |count: fn(&MemorySample) -> u64| {
         first.zip(last).map_or(0, |(first, last)| count(last).saturating_sub(count(first)))
     };
-    let evictions: Vec<Value> =
-        recording.rare.iter().filter(|rare| rare.kind == Kind::Evict).map(|rare| describe_rare(recording, rare)).collect();
+    let evictions: Vec<Value> = recording
+        .rare
+        .iter()
+        .filter(|rare| rare.kind == Kind::Evict)
+        .map(|rare| describe_rare(recording, rare))
+        .collect();
     json!({
         "pool_hits": grown(|sample| sample.pool_hits),
         "pool_misses": grown(|sample| sample.pool_misses),

@@ -1,6 +1,11 @@
 //! Reports of a profile: JSON, a trace that Perfetto opens, and a page to look at.
 
+mod chart;
+mod html;
 mod json;
+mod page;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use super::recording::Recording;
@@ -20,7 +25,8 @@ pub enum Format {
 /// either may be null.
 pub fn write(format: Format, recording: &Recording, trends: &Value, advice: &Value) -> String {
     match format {
-        Format::Json | Format::Html => json::json(recording, trends, advice).to_string(),
+        Format::Json => json::json(recording, trends, advice).to_string(),
         Format::Trace => trace::trace(recording),
+        Format::Html => html::html(recording, trends, advice),
     }
 }

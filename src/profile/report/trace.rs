@@ -148,5 +148,8 @@ fn counters(sample: &MemorySample, ts: f64, events: &mut Vec<Value>) {
     if let Some(heap) = sample.heap {
         add("heap bytes", json!({"in use": heap}));
     }
-    add("requests", json!({"queued": sample.queue_depth, "others": sample.in_flight.saturating_sub(sample.queue_depth)}));
+    add(
+        "requests",
+        json!({"queued": sample.queue_depth, "others": sample.in_flight.saturating_sub(sample.queue_depth)}),
+    );
 }
