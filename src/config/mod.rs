@@ -3,6 +3,7 @@
 mod engine;
 mod log;
 mod model;
+mod profile;
 mod route;
 
 pub use engine::{
@@ -14,6 +15,7 @@ pub use model::{
     MockTensor, ModelConfig, WarmupConfig,
 };
 
+pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,

@@ -8,6 +8,7 @@ use super::line::Kind;
 use super::model::Model;
 use super::outcome::{self, OWN};
 use super::settle::{Marked, Settled};
+use super::spans::Probe;
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -30,6 +31,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
+    let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
     let mut looks = 0u32;
     while !batch.written.all_set(counts.members) {
         // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
@@ -38,7 +40,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     let written_ns = if looks == 0 { taken_ns } else { now_ns() };
     let (members, rows) = (counts.members, counts.rows);
-    let mut lane = Lane { core, model, batch, members, rows, taken_ns, has_lent: false, written_ns };
+    let mut lane = Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
@@ -46,6 +48,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         // A bug of the engine's own: the batch fails, the lane goes on.
         lane.finish(Err(error), taken_ns, now_ns());
     }
+    lane.probe.end(core, model, batch, counts.members);
     core.table.let_go(index, 1);
     core.table.batch_is_done();
 }
@@ -58,6 +61,7 @@ pub struct Lane<'a> {
     pub members: usize,
     rows: usize,
     pub taken_ns: u64,
+    probe: Probe,
     /// The backend has had memory that the request lends.
     has_lent: bool,
     /// When all members had written.
@@ -184,7 +188,8 @@ impl<'a> Lane<'a> {
             }
             _ => {
                 let inputs = self.bare_inputs();
-                let tensors = catch(|| self.model.backend()?.run(&inputs, &self.batch.interrupt))?;
+                let interrupt = &self.batch.interrupt;
+                let tensors = catch(|| self.probe.run(&*self.model.backend()?, &inputs, interrupt))?;
                 self.check(tensors, None).map(Some)
             }
         }
@@ -219,6 +224,7 @@ impl<'a> Lane<'a> {
             let prepare = || self.model.prepare(memory, layout, &self.core.pool);
             // SAFETY: this is the lane.
             let prepared = unsafe { self.batch.prepared(self.model.residence.epoch(), prepare) }?;
+            self.probe.prepare(prepared);
             prepared.run(&mut view, &self.batch.interrupt)
         })
     }
@@ -356,6 +362,7 @@ impl<'a> Lane<'a> {
             batch.note_patience(member);
         }
         batch.published.set(member);
+        self.probe.publish(batch);
         // SAFETY: queues live as long as the table.
         if let Some(queue) = unsafe { request.queue.as_ref() } {
             queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
@@ -449,6 +456,7 @@ impl<'a> Lane<'a> {
         }
         self.release_lent();
         self.record_times();
+        self.probe.publish(batch);
         if counted > 0 && !first_queue.is_null() && same {
             // SAFETY: queues live as long as the table.
             unsafe { &*first_queue }.publish(Link::batch(batch.index), &batch.link, table);

@@ -161,6 +161,9 @@ impl Engine {
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
         let engine = Engine { core };
+        if let Some(profile) = &engine.core.config.profile {
+            engine.profile_start(profile.clone());
+        }
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
@@ -196,7 +199,7 @@ impl Engine {
 
     /// Loads a model, from `bytes` or from its configured path.
     pub fn load(&self, config: ModelConfig, bytes: Option<&[u8]>) -> Result<ModelId> {
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.load(config, bytes, &order).map(|loaded| loaded.id)
     }
 
@@ -211,7 +214,7 @@ impl Engine {
                 }
             };
             // The job's batch is held until the job is completed.
-            let order = Order { interrupt: core.table.interrupt(index), progress: &progress };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &progress, watch: None };
             let result = catch(|| core.load(config, None, &order));
             let loaded = result.as_ref().ok().filter(|loaded| !loaded.is_served).map(|loaded| loaded.id);
             if !core.complete_job(index, result.map(|loaded| (loaded.id, None)))
@@ -228,7 +231,7 @@ impl Engine {
         if self.core.table.is_closed() {
             return Err(Error::shut_down());
         }
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.rescan(&order, true).map(|report| report.to_string())
     }
 
@@ -236,7 +239,7 @@ impl Engine {
     pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, user_data, None)?;
         self.core.start_work("blaze-job", move |core| {
-            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| () };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };
             let result = catch(|| core.rescan(&order, true));
             core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
         });
@@ -297,7 +300,8 @@ impl Engine {
                 "only an engine made with \"threads\": 0 is pumped; this one has threads of its own",
             ));
         }
-        let until = now_ns().saturating_add(budget_ns);
+        let began = now_ns();
+        let until = began.saturating_add(budget_ns);
         let mut done = 0;
         while self.core.pump_one() {
             done += 1;
@@ -308,8 +312,9 @@ impl Engine {
             }
         }
         self.core.look_if_due();
-        if done == 0 {
-            self.core.rest_if_due();
+        match done {
+            0 => self.core.rest_if_due(),
+            _ => self.core.table.spans.pumped(began, done),
         }
         Ok(done)
     }
@@ -346,6 +351,7 @@ impl Drop for Engine {
             }
         }
         self.core.jobs.finish(); // what the unloads have begun
+        self.core.table.spans.end();
         self.core.crew.stop();
         self.core.drop_routes();
         self.core.jobs_line.retire(&self.core.table);

@@ -9,6 +9,7 @@ use super::models::Claim;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::room::Underway;
+use super::spans::LoadWatch;
 use super::warm_up::warm_up;
 use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
@@ -85,6 +86,8 @@ impl Stage {
 pub struct Order<'a> {
     pub interrupt: &'a Interrupt,
     pub progress: &'a dyn Fn(Stage),
+    /// The profiler.
+    pub watch: Option<&'a LoadWatch<'a>>,
 }
 
 impl Order<'_> {
@@ -138,7 +141,15 @@ pub fn load_apart(
 ) -> Result<(Arc<Model>, Underway)> {
     let full_name = config.full_name();
     let _coming = core.models.come(&full_name);
-    prepare(core, config, bytes, order).map_err(|error| {
+    let watch = core.table.spans.watch_load(&full_name);
+    let progress = |stage| {
+        watch.stage(stage);
+        (order.progress)(stage);
+    };
+    let watched = Order { interrupt: order.interrupt, progress: &progress, watch: Some(&watch) };
+    let prepared = prepare(core, config, bytes, &watched);
+    watch.end(prepared.as_ref().err());
+    prepared.map_err(|error| {
         let error = error.within(format!("model {full_name:?}"));
         if error.status != Status::Cancelled {
             core.logger
@@ -232,6 +243,9 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
     let underway = core.underway(if config.pinned { 0 } else { reservation.bytes() });
     request.room = Room::new(reservation);
     (order.progress)(Stage::Reading);
+    if let Some(watch) = order.watch {
+        watch.reads(estimate.file_bytes);
+    }
     let began = now_ns();
     let mut loaded = catch(|| backend::load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
@@ -263,9 +277,13 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
 
 /// Loads the backend of a model that was evicted.
 pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
-    let order = Order { interrupt: &model.residence.interrupt, progress: &|_| () };
+    let watch = core.table.spans.watch_load(&model.full_name);
+    let progress = |stage| watch.stage(stage);
+    let order = Order { interrupt: &model.residence.interrupt, progress: &progress, watch: Some(&watch) };
     let source = model.path.clone().map_or(Source::None, Source::File);
-    let brought = bring(core, &model.config, source, &order)?;
+    let brought = bring(core, &model.config, source, &order);
+    watch.end(brought.as_ref().err());
+    let brought = brought?;
     if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));

@@ -58,7 +58,7 @@ impl Mark {
         let metrics = &core.metrics;
         let mut mark = Mark {
             at_ns: now,
-            cpu_ns: platform::process_cpu_ns(),
+            cpu_ns: platform::process_cpu_ns().unwrap_or(0),
             gauges: seen.sums.gauges,
             rejected: metrics.rejections.each().to_vec(),
             evictions: metrics.evictions.get(),
@@ -229,7 +229,7 @@ impl Core {
             reloads: end.reloads.saturating_sub(begin.reloads),
             reload_seconds: end.reload_ns.saturating_sub(begin.reload_ns) as f64 / 1e9,
             memory_bytes: model.residence.report().bytes,
-            operators: Vec::new(),
+            operators: self.table.spans.operator_shares(model.full_name()),
         }
     }
 

@@ -146,6 +146,11 @@ impl Residence {
         lock(&self.inner).report.clone()
     }
 
+    /// When its backend was last loaded.
+    pub fn arrived_ns(&self) -> u64 {
+        lock(&self.inner).report.arrived_ns
+    }
+
     /// Takes note that the model has run.
     #[inline]
     pub fn used_at(&self, now: u64) {
@@ -261,7 +266,7 @@ impl Core {
     }
 
     fn take_out_of_memory(self: &Arc<Self>, model: &Arc<Model>, reason: &str, though_wanted: bool) -> bool {
-        let residence = &model.residence;
+        let (residence, began_ns) = (&model.residence, now_ns());
         {
             let mut inner = lock(&residence.inner);
             if inner.stay != Stay::Resident || !model.queue.leave(though_wanted) {
@@ -294,6 +299,7 @@ impl Core {
         };
         residence.changed.notify_all();
         self.metrics.evictions.add(1);
+        self.table.spans.evicted(&model.full_name, reason, bytes, began_ns);
         self.history.evicted(&model.full_name, bytes, reason);
         self.logger
             .with(&[("model", (&model.full_name).into()), ("bytes", bytes.into())])

@@ -19,6 +19,7 @@ use crate::engine::Engine;
 ///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
 ///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
+///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.

@@ -16,6 +16,7 @@ pub mod event;
 pub mod handles;
 pub mod log;
 pub mod model;
+pub mod profile;
 pub mod queue;
 pub mod reports;
 pub mod request;
@@ -24,7 +25,7 @@ pub mod status;
 pub mod tensor;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 12] = [
+pub const HEADER_PARTS: [(&str, &str); 13] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -37,4 +38,5 @@ pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
     ("Logs", "src/ffi/log.rs"),
+    ("Profiling", "src/ffi/profile.rs"),
 ];

@@ -26,6 +26,7 @@ use ort::session::{RunOptions, Session};
 use ort::sys;
 use ort::value::ValueType;
 use std::ffi::CStr;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -101,7 +102,7 @@ pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
     }
     // Reading a file of weights takes up to three quarters of it besides.
     let bytes = files.bytes + files.bytes / 64 + GRAPH_BYTES;
-    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3 })
+    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3, file_bytes: files.bytes })
 }
 
 /// What the smallest graph takes.
@@ -356,7 +357,12 @@ impl OnnxModel {
         &self.loaded.shared
     }
 
-    fn run_once(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+    fn run_once(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        profile: Option<&Path>,
+    ) -> Result<Vec<Tensor>> {
         let _entered = self.loaded.shared.account.enter();
         let inner = self.shared().session.inner();
         let allocator = self.shared().session.allocator().ptr().cast_mut();
@@ -374,7 +380,11 @@ impl OnnxModel {
             self.shared().signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
-        let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
+        let mut options = RunOptions::new().map_err(|e| failed(&e))?;
+        if let Some(prefix) = profile {
+            options.enable_profiling(prefix).map_err(|e| failed(&e))?;
+        }
+        let options = Arc::new(options);
         let terminator = Arc::clone(&options);
         let hook = interrupt.hook(Box::new(move || {
             // Sets a flag that ONNX Runtime looks at between operators.
@@ -409,7 +419,20 @@ impl Model for OnnxModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        memory::within_means(|| self.run_once(inputs, interrupt))
+        memory::within_means(|| self.run_once(inputs, interrupt, None))
+    }
+
+    fn run_profiled(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        prefix: &Path,
+    ) -> Result<Vec<Tensor>> {
+        memory::within_means(|| self.run_once(inputs, interrupt, Some(prefix)))
+    }
+
+    fn has_profiles(&self) -> bool {
+        true
     }
 
     fn prepare(
