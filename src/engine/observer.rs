@@ -295,11 +295,14 @@ impl Seen {
         performance.is_slow.store(watch.baseline.is_slow(), Ordering::Relaxed);
         let (name, ms) = (model.full_name(), |ns: u64| ns as f64 / 1e6);
         match change {
-            Some(true) => core.logger.warn(
+            Some(true) => core.logger.with(&[("model", name.into())]).warn(
                 "health",
                 format_args!("{name} is slow: p99 {:.2} ms, usually {:.2} ms", ms(p99_ns), ms(usual_ns)),
             ),
-            Some(false) => core.logger.warn("health", format_args!("{name} is as fast as usual again")),
+            Some(false) => core
+                .logger
+                .with(&[("model", name.into())])
+                .warn("health", format_args!("{name} is as fast as usual again")),
             None => (),
         }
     }

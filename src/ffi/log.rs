@@ -78,7 +78,7 @@ impl HostFunction {
 ///                  fields such as "model" and "route". For "stderr" and "file";
 ///                  "modules" ({}): levels of modules that differ from "level", as in {"onnx": "debug"}: "model", "memory",
 ///                  "route", "repository", "onnx", "onnxruntime" (what ONNX Runtime itself says; a model that is loaded while
-///                  this is at "warn" says no more later), "jobs", "deadlines", "other"; replaces what was there;
+///                  this is at "warn" says no more later), "health", "observer", "jobs", "deadlines", "other"; replaces what was there;
 ///                  "file": {"path", "max_bytes" (10485760: it is renamed to path.1 before it has more), "keep" (3: renamed
 ///                  files)}, opened anew by every call. Each engine needs a file of its own;
 ///                  "rate": {"per_second" (100: lines of each module and level; 0: no limit), "burst" (as many)}. What is

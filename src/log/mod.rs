@@ -25,10 +25,21 @@ use std::sync::Arc;
 ///
 /// `model`: loads, unloads, and states of models. `memory`: evictions, reloads, the budget. `route`: breakers, health
 /// checks, attempts. `repository`: versions that come and go. `onnx`: the backend, execution providers. `onnxruntime`:
-/// what ONNX Runtime itself says. `jobs`, `deadlines`: the engine's threads. `other`: with `global`, lines of other
+/// what ONNX Runtime itself says. `health`: models that get slow. `observer`, `jobs`, `deadlines`: the engine's threads. `other`: with `global`, lines of other
 /// crates.
-pub const MODULES: [&str; 9] =
-    ["model", "memory", "route", "repository", "onnx", "onnxruntime", "jobs", "deadlines", OTHER];
+pub const MODULES: [&str; 11] = [
+    "model",
+    "memory",
+    "route",
+    "repository",
+    "onnx",
+    "onnxruntime",
+    "health",
+    "observer",
+    "jobs",
+    "deadlines",
+    OTHER,
+];
 
 /// The module of lines that come from no part of the engine.
 const OTHER: &str = "other";
