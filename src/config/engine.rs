@@ -1,6 +1,6 @@
 //! The configuration of an engine.
 
-use super::{ModelConfig, RouteConfig, TenantsConfig, object, objects, parse, require};
+use super::{ModelConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects, parse, require};
 use crate::error::Result;
 use crate::log::{LevelFilter, Target};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub struct EngineConfig {
     pub routes: Vec<RouteConfig>,
     #[serde(deserialize_with = "object")]
     pub tenants: TenantsConfig,
+    #[serde(deserialize_with = "object")]
+    pub tuning: TuningConfig,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,6 +161,7 @@ impl EngineConfig {
             route.check(&format!("routes[{index}]."))?;
         }
         config.tenants.check("tenants.")?;
+        config.tuning.check("tuning.")?;
         Ok(config)
     }
 }

@@ -3,6 +3,7 @@
 mod engine;
 mod model;
 mod route;
+mod tuning;
 
 pub use engine::{
     EngineConfig, LoadingConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
@@ -15,6 +16,10 @@ pub use model::{
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,
+};
+
+pub use tuning::{
+    ChangeBatching, ChangeConfig, Objective, TuneConfig, TuningConfig, TuningLevel, TuningLimits, TuningMode,
 };
 
 use crate::error::{Error, Result, Status};

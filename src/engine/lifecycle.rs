@@ -53,6 +53,8 @@ pub struct Core {
     /// For models that do not compute on this machine's cores.
     free_gate: Gate,
     pub spinning: Spinning,
+    /// Of this machine.
+    pub cores: usize,
     pub crew: Crew,
     /// Sessions that models of the same file share.
     pub sessions: backend::Sessions,
@@ -132,6 +134,7 @@ impl Engine {
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
             free_gate: Gate::new(None),
+            cores,
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
@@ -139,7 +142,15 @@ impl Engine {
             relieving: AtomicBool::new(false),
             history: History::default(),
             repository: Versions::default(),
-            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), None, 0),
+            jobs_line: Line::new(
+                Kind::Jobs,
+                Key::new(),
+                None,
+                &Arc::default(),
+                &Arc::default(),
+                None,
+                &Arc::default(),
+            ),
             jobs: Jobs::new(threaded),
             keeper: Mutex::default(),
             keeper_runs: AtomicBool::new(false),

@@ -3,6 +3,7 @@
 mod admission;
 mod batch;
 mod completion;
+mod configure;
 mod crew;
 mod event;
 mod execute;
