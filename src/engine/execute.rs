@@ -193,8 +193,10 @@ impl<'a> Lane<'a> {
     /// The rows to run: those there are, filled up with zeros to the next bucket.
     fn padded_rows(&self, layout: &Layout, memory: &Memory) -> usize {
         let buckets = &self.model.config().batching.buckets;
-        let Some(&bucket) =
-            buckets.iter().find(|&&bucket| (self.rows..=layout.max_rows).contains(&(bucket as usize))).filter(|_| layout.joined)
+        let Some(&bucket) = buckets
+            .iter()
+            .find(|&&bucket| (self.rows..=layout.max_rows).contains(&(bucket as usize)))
+            .filter(|_| layout.joined)
         else {
             return self.rows;
         };

@@ -13,6 +13,7 @@ use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
 use super::table::Table;
+use super::tuning::Tuning;
 use super::unload::Leaving;
 use super::versions::Versions;
 use super::warden::Warden;
@@ -65,6 +66,7 @@ pub struct Core {
     /// Somebody makes room.
     pub relieving: AtomicBool,
     pub history: History,
+    pub tuning: Tuning,
     pub repository: Versions,
     pub jobs_line: Arc<Line>,
     pub(super) jobs: Jobs,
@@ -141,6 +143,7 @@ impl Engine {
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
             history: History::default(),
+            tuning: Tuning::default(),
             repository: Versions::default(),
             jobs_line: Line::new(
                 Kind::Jobs,
@@ -585,9 +588,6 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        match self.completion.outstanding() {
-            0 => self.table.put_queue(&self.completion),
-            _ => self.completion.abandon(&self.table),
-        }
+        self.table.put_queue_when_done(&self.completion);
     }
 }

@@ -265,15 +265,8 @@ impl Lines {
             _ => Some(line::layout(self.signature(), shapes, kind, self.max_rows())?),
         };
         let id = self.model_id.get().copied().unwrap_or(0);
-        let line = Line::new(
-            kind,
-            key,
-            layout,
-            self.signature(),
-            &self.traffic,
-            Some(&self.limits),
-            &self.max_rows,
-        );
+        let line =
+            Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), &self.max_rows);
         line.set_model_id(id);
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));

@@ -207,6 +207,14 @@ fn prepare(
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {
+        if model.config.tuning
+            && let Some(learned) = core.load_learned(&model)
+        {
+            if let Err(error) = core.change(&model, |_| learned) {
+                let name = &model.full_name;
+                core.logger.warn("tuning", format_args!("{name} cannot be set as was learned: {error}"));
+            }
+        }
         warm_up(core, &model, order.interrupt)?;
         order.check()?;
         start_lanes(core, &model)

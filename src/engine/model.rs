@@ -89,7 +89,8 @@ pub struct Parts {
 
 impl Model {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew, .. } = parts;
+        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew, .. } =
+            parts;
         Arc::new(Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),

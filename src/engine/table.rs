@@ -581,6 +581,14 @@ impl Table {
         lock(&self.queues).spare.push(Arc::clone(queue));
     }
 
+    /// Takes a queue back that nobody uses any more; what is outstanding to it is thrown away when it comes.
+    pub fn put_queue_when_done(&self, queue: &Arc<CompletionQueue>) {
+        match queue.outstanding() {
+            0 => self.put_queue(queue),
+            _ => queue.abandon(self),
+        }
+    }
+
     /// Every queue that was ever made.
     pub fn all_queues(&self) -> Vec<Arc<CompletionQueue>> {
         lock(&self.queues).all.clone()

@@ -21,9 +21,10 @@ pub mod request;
 pub mod route;
 pub mod status;
 pub mod tensor;
+pub mod tuning;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 11] = [
+pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -35,4 +36,5 @@ pub const HEADER_PARTS: [(&str, &str); 11] = [
     ("Requests", "src/ffi/request.rs"),
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
+    ("Tuning", "src/ffi/tuning.rs"),
 ];

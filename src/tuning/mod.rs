@@ -1,5 +1,7 @@
 //! Tuning: which settings a model runs best with. Pure policy: it is told what was measured, and says what to try.
 
+mod points;
 mod settings;
 
+pub use points::{Goal, Point, Run, median, noise, ranked};
 pub use settings::{Bounds, Settings};
