@@ -19,6 +19,7 @@ pub mod memory;
 pub mod metrics;
 mod panics;
 mod platform;
+pub mod profile;
 pub mod repository;
 pub mod router;
 pub mod scheduler;

@@ -6,11 +6,13 @@ mod environment;
 mod file;
 mod heap;
 mod library;
+mod machine;
 mod ready_fd;
 
-pub use cpu::cpu_name;
+pub use cpu::threads_cpu_ns;
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
 pub use library::{file_of, loaded_symbol};
+pub use machine::cpu_name;
 pub use ready_fd::ReadyFd;

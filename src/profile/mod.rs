@@ -1,0 +1,8 @@
+//! What went on in an engine, and what there is to say about it.
+
+mod picture;
+
+pub use picture::{
+    MemoryPicture, ModelPicture, OperatorShare, Picture, RoutePicture, SettingsInForce, Spread,
+    TargetPicture, Times,
+};
