@@ -9,6 +9,7 @@ mod abi;
 mod report;
 #[path = "../common/table.rs"]
 mod table;
+mod tuning;
 
 use report::{Goal, Row};
 use std::path::Path;
@@ -79,7 +80,7 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 0] = [];
+    let parts: [(&str, Part); 1] = [("tuning", tuning::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

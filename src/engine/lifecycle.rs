@@ -175,6 +175,7 @@ impl Engine {
             let made = engine.core.create_route(route);
             made.map_err(|error| error.within(format!("routes[{index}]")))?;
         }
+        engine.core.start_tuning();
         Ok(engine)
     }
 
@@ -341,6 +342,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shutdown(0);
+        self.core.tuning.stop();
         self.core.close_repository();
         self.core.warden.stop();
         self.core.jobs.finish();
@@ -495,6 +497,7 @@ impl Core {
     pub(super) fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
         self.tend_if_due();
+        self.tune_if_due();
         self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
     }
 

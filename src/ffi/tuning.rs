@@ -92,7 +92,7 @@ pub unsafe extern "C" fn blaze_tune(
 
 /// What tuning has found, as JSON: "mode", "searching", "search" (the latest report of blaze_tune, or null), and "models", a list of
 /// {"name", "settings" (in force), "bounds" (what tuning may set), and while tuning is on or observes: "state" ("waiting",
-/// "searching", "settled"), "advice" (what it would change, and the gain that it expects, or null), "steps" (the latest
+/// "searching", "settled", "observed"), "advice" (what it would change, and the gain that it expects, or null), "steps" (the latest
 /// ones: what was tried, before and after, and whether it was kept)}.
 ///
 /// @param engine    The engine.

@@ -23,15 +23,17 @@ impl fmt::Display for Settings {
 }
 
 /// What settings must stay within: the least and the most.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Bounds {
     pub max_rows: [u32; 2],
     pub max_delay_us: [u32; 2],
     pub lanes: [u32; 2],
     pub intra_op_threads: [u32; 2],
     /// If `max_rows` may only be one of some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<u32>,
     /// Lanes times threads inside an operator are no more than that, unless one of them is 1.
+    #[serde(skip)]
     pub cores: u32,
 }
 
@@ -52,6 +54,18 @@ impl Bounds {
             intra_op_threads: or(limits.intra_op_threads, 1, cores, own.intra_op_threads),
             sizes: Vec::new(),
             cores,
+        }
+    }
+
+    /// Nothing may change.
+    pub fn fixed(own: &Settings) -> Self {
+        Bounds {
+            max_rows: [own.max_rows; 2],
+            max_delay_us: [own.max_delay_us; 2],
+            lanes: [own.lanes; 2],
+            intra_op_threads: [own.intra_op_threads; 2],
+            sizes: Vec::new(),
+            cores: u32::MAX,
         }
     }
 

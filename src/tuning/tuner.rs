@@ -1,13 +1,15 @@
 //! Tuning while models work: measured steps, one at a time, that are taken back when they do not pay.
 //!
 //! Time comes in windows. What a step is worth is found by comparing windows with it and without it, in turns, so that what
-//! changes besides is the same for both. With several models the step of one is judged by all of them: by the geometric mean
-//! of what it does to their rows per second, and none may lose much.
+//! changes besides is the same for both. With several models the step of one is judged by all of them: by the product of
+//! what it does to the rows per second of each, so that a tenth more of one is worth a tenth less of another, whichever is
+//! the faster; and none may lose much.
 
 use super::points::median;
 use super::search::{Boldness, Hints, Move, Search};
 use super::{Bounds, Goal, Settings};
 use crate::config::{Objective, TuningLevel};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What one model did in one window.
@@ -21,6 +23,8 @@ pub struct Window {
     /// Rows in a batch, and what it takes, in the mean.
     pub batch_rows: f64,
     pub batch_ns: f64,
+    /// Lanes that computed, in the mean.
+    pub busy: f64,
 }
 
 /// A model as it is just now.
@@ -55,6 +59,28 @@ pub struct Step {
     pub kept: bool,
 }
 
+impl Step {
+    /// As JSON.
+    pub fn report(&self) -> Value {
+        let figures = |window: &Window| {
+            json!({
+                "requests_per_second": window.requests_per_second.round(),
+                "rows_per_second": window.rows_per_second.round(),
+                "p99_us": window.p99_ns as f64 / 1e3,
+                "batch_rows": (window.batch_rows * 10.0).round() / 10.0,
+            })
+        };
+        json!({
+            "from": self.from,
+            "to": self.to,
+            "before": figures(&self.before),
+            "after": figures(&self.after),
+            "ratio": (self.ratio * 1e3).round() / 1e3,
+            "kept": self.kept,
+        })
+    }
+}
+
 /// So many steps are remembered.
 const STEPS: usize = 64;
 /// A model may lose so much by the step of another.
@@ -81,6 +107,10 @@ struct Place {
     other: u32,
     /// Windows since it settled with the goal broken.
     broken: u32,
+    /// A step was kept.
+    learned: bool,
+    /// In the latest window with what is kept.
+    rows_per_second: f64,
 }
 
 struct Trial {
@@ -115,6 +145,7 @@ pub struct Tuner {
     /// Windows in a row in which the goal was broken.
     broken: u32,
     steps: VecDeque<Step>,
+    steps_taken: u64,
 }
 
 impl Tuner {
@@ -129,12 +160,28 @@ impl Tuner {
             noise: NOISE,
             broken: 0,
             steps: VecDeque::new(),
+            steps_taken: 0,
         }
     }
 
     /// The latest steps.
-    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = &Step> {
         self.steps.iter()
+    }
+
+    /// How many steps there were.
+    pub fn steps_taken(&self) -> u64 {
+        self.steps_taken
+    }
+
+    /// Whether a step of this model's was kept.
+    pub fn has_learned(&self, model: u64) -> bool {
+        self.places.get(&model).is_some_and(|place| place.learned)
+    }
+
+    /// What a model did when it was seen last.
+    pub fn rows_per_second(&self, model: u64) -> f64 {
+        self.places.get(&model).map_or(0.0, |place| place.rows_per_second)
     }
 
     /// Whether there is nothing more to try for a model; `None`: nothing was seen of it.
@@ -219,6 +266,7 @@ impl Tuner {
                         true => place.search.restart(trial.to),
                         false => place.search.kept(trial.mv, trial.to),
                     }
+                    place.learned = true;
                 }
                 // Others may find other settings better now.
                 for (_, place) in self.places.iter_mut().filter(|(model, _)| **model != trial.model) {
@@ -252,6 +300,8 @@ impl Tuner {
                 usual: 0.0,
                 other: 0,
                 broken: 0,
+                learned: false,
+                rows_per_second: 0.0,
             });
             if tried != Some(model) && place.search.base != own.settings {
                 place.search.restart(own.settings);
@@ -277,7 +327,11 @@ impl Tuner {
         let broken = self.is_broken(worst(seen));
         self.broken = if broken { self.broken + 1 } else { 0 };
         for (model, own) in seen {
-            let Some(place) = self.places.get_mut(model).filter(|place| place.settled) else { continue };
+            let Some(place) = self.places.get_mut(model) else { continue };
+            place.rows_per_second = own.window.rows_per_second;
+            if !place.settled {
+                continue;
+            }
             let now = own.window.requests_per_second;
             let same = now < place.usual * CHANGE && now * CHANGE > place.usual;
             place.other = if same { 0 } else { place.other + 1 };
@@ -336,9 +390,8 @@ impl Tuner {
         let p99 = |pictures: &[Picture]| median(pictures.iter().map(worst).collect());
         let (p99_without, p99_with) = (p99(&trial.without), p99(&trial.with));
         let ratios = ratios_of(&trial.without, &trial.with);
-        let mean = ratios.iter().map(|(_, ratio)| ratio.ln()).sum::<f64>() / ratios.len().max(1) as f64;
-        let (gain, least) =
-            (mean.exp(), ratios.iter().map(|(_, ratio)| *ratio).fold(f64::INFINITY, f64::min));
+        let gain = ratios.iter().map(|(_, ratio)| *ratio).product::<f64>();
+        let least = ratios.iter().map(|(_, ratio)| *ratio).fold(f64::INFINITY, f64::min);
         if trial.must {
             return (Verdict::Keep, gain);
         }
@@ -358,7 +411,10 @@ impl Tuner {
             true => (p99_without / p99_with.max(1.0), gain < 0.95),
             false => (gain, least < NEIGHBOUR),
         };
-        let noise = if by_latency { self.noise * 2.0 } else { self.noise };
+        let noise = match by_latency {
+            true => self.noise * 2.0,
+            false => self.noise * (ratios.len().max(1) as f64).sqrt(),
+        };
         if harm {
             return (Verdict::Revert, paid);
         }
@@ -385,6 +441,7 @@ impl Tuner {
         if self.steps.len() == STEPS {
             self.steps.pop_front();
         }
+        self.steps_taken += 1;
         self.steps.push_back(Step {
             model: trial.model,
             from: trial.from,
