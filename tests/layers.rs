@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 11] = [
     &["config"],
     &["repository"],
     &["backend"],
-    &["scheduler", "router", "cache", "profile"],
+    &["scheduler", "router", "cache", "profile", "tuning"],
     &["engine"],
     &["ffi"],
 ];

@@ -3,13 +3,17 @@
 //!     cargo bench --bench insight -- [--quick] [FILTER]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+// Not every wrapper and goal is needed here.
+#[allow(dead_code)]
 #[path = "../router/abi.rs"]
 mod abi;
 mod overhead;
+#[allow(dead_code)]
 #[path = "../memory/report.rs"]
 mod report;
 #[path = "../common/table.rs"]
 mod table;
+mod tuning;
 
 use report::{Goal, Row};
 use std::path::Path;
@@ -80,7 +84,7 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 1] = [("overhead", overhead::measure)];
+    let parts: [(&str, Part); 2] = [("overhead", overhead::measure), ("tuning", tuning::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

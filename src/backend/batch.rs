@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// One input or output of a batch.
+#[derive(Clone)]
 pub struct Part {
     /// Its place in the model's signature.
     pub index: usize,
@@ -20,6 +21,7 @@ pub struct Part {
 }
 
 /// What the batches of a model have in common whose requests have the same shapes.
+#[derive(Clone)]
 pub struct Layout {
     /// Inputs that are given, in the signature's order.
     pub inputs: Vec<Part>,
@@ -33,8 +35,13 @@ pub struct Layout {
 impl Layout {
     /// Bytes of blocks for one batch.
     pub fn block_bytes(&self) -> u64 {
+        self.block_bytes_of(self.max_rows)
+    }
+
+    /// Bytes of blocks for one batch of so many rows.
+    pub fn block_bytes_of(&self, max_rows: usize) -> u64 {
         let parts = || self.inputs.iter().chain(self.outputs.iter().flatten());
-        parts().map(|part| block_size(part.row_bytes.saturating_mul(self.max_rows)) as u64).sum()
+        parts().map(|part| block_size(part.row_bytes.saturating_mul(max_rows)) as u64).sum()
     }
 
     /// The shape of `rows` rows of a part.

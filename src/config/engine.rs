@@ -1,8 +1,8 @@
 //! The configuration of an engine.
 
 use super::{
-    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, object, objects, optional_object,
-    parse, require,
+    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects,
+    optional_object, parse, require,
 };
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub struct EngineConfig {
     pub routes: Vec<RouteConfig>,
     #[serde(deserialize_with = "object")]
     pub tenants: TenantsConfig,
+    #[serde(deserialize_with = "object")]
+    pub tuning: TuningConfig,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -173,6 +175,7 @@ impl EngineConfig {
             route.check(&format!("routes[{index}]."))?;
         }
         config.tenants.check("tenants.")?;
+        config.tuning.check("tuning.")?;
         Ok(config)
     }
 }

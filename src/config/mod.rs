@@ -5,6 +5,7 @@ mod log;
 mod model;
 mod profile;
 mod route;
+mod tuning;
 
 pub use engine::{
     EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
@@ -19,6 +20,10 @@ pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,
+};
+
+pub use tuning::{
+    ChangeBatching, ChangeConfig, Objective, TuneConfig, TuningConfig, TuningLevel, TuningLimits, TuningMode,
 };
 
 use crate::error::{Error, Result, Status};

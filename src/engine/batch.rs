@@ -15,10 +15,10 @@ use super::line::Line;
 use super::outcome::OWN;
 use super::relay::Hop;
 use super::table::Table;
-use crate::backend::{Interrupt, Memory, Prepared};
+use crate::backend::{Interrupt, Layout, Memory, Prepared};
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
-use crate::scheduler::roster::Marks;
+use crate::scheduler::roster::{MAX_MEMBERS, Marks};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{CallerBuffer, Shape, Tensor};
 use smallvec::SmallVec;
@@ -168,6 +168,7 @@ pub struct Batch {
     pub table: Arc<Table>,
     pub index: u32,
     pub line: Arc<Line>,
+    layout: Option<Arc<Layout>>,
     pub memory: Option<Arc<Memory>>,
     prepared: UnsafeCell<Option<Ready>>,
     pub members: Box<[Member]>,
@@ -207,14 +208,23 @@ unsafe impl Send for Batch {}
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.line.traffic.buffer_bytes.fetch_sub(self.line.memory_bytes(), Ordering::Relaxed);
+        let bytes = self.layout.as_ref().map_or(0, |layout| layout.block_bytes());
+        self.line.traffic.buffer_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Batch {
-    pub fn new(table: Arc<Table>, index: u32, line: Arc<Line>, memory: Option<Arc<Memory>>) -> Self {
-        let count = line.max_members();
-        line.traffic.buffer_bytes.fetch_add(line.memory_bytes(), Ordering::Relaxed);
+    pub fn new(
+        table: Arc<Table>,
+        index: u32,
+        line: Arc<Line>,
+        layout: Option<Arc<Layout>>,
+        memory: Option<Arc<Memory>>,
+    ) -> Self {
+        let joined = layout.as_ref().filter(|layout| layout.joined);
+        let count = joined.map_or(1, |layout| layout.max_rows.min(MAX_MEMBERS));
+        let bytes = layout.as_ref().map_or(0, |layout| layout.block_bytes());
+        line.traffic.buffer_bytes.fetch_add(bytes, Ordering::Relaxed);
         let request = || Request {
             submitted_ns: 0,
             deadline_ns: 0,
@@ -249,11 +259,17 @@ impl Batch {
             published_ns: AtomicU64::new(0),
             link: AtomicU64::new(0),
             prepared: UnsafeCell::new(None),
+            layout,
             memory,
             table,
             index,
             line,
         }
+    }
+
+    /// What is where in its memory; `None`: it has none.
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
     }
 
     pub fn phase(&self) -> Phase {

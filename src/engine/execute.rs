@@ -51,6 +51,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     lane.probe.end(core, model, batch, counts.members);
     core.table.let_go(index, 1);
     core.table.batch_is_done();
+    core.tuning.notice();
 }
 
 /// A batch and whoever runs it.
@@ -118,7 +119,7 @@ impl<'a> Lane<'a> {
 
     /// The requests' rows in the run.
     fn request_rows(&self) -> usize {
-        match self.batch.line.layout() {
+        match self.batch.layout() {
             Some(layout) if layout.joined => self.rows,
             // SAFETY: written, and held by the lane.
             _ => unsafe { self.batch.request(0) }.rows as usize,
@@ -128,7 +129,7 @@ impl<'a> Lane<'a> {
     /// Moves the rows of members that are not resolved together, and returns how many members that are.
     fn leave_out_resolved(&mut self) -> usize {
         let resolved = self.batch.resolved.count(self.members);
-        let joined = self.batch.line.layout().filter(|layout| layout.joined);
+        let joined = self.batch.layout().filter(|layout| layout.joined);
         let (Some(layout), Some(memory), true) = (joined, &self.batch.memory, resolved > 0) else {
             return self.members - resolved;
         };
@@ -163,7 +164,7 @@ impl<'a> Lane<'a> {
         const LINE: usize = 64;
         const MOST: usize = 256 << 10;
         let mut seen = 0u8;
-        if let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) {
+        if let (Some(layout), Some(memory)) = (self.batch.layout(), &self.batch.memory) {
             for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
                 let size = (self.rows * part.row_bytes).min(region.size());
                 if size <= MOST {
@@ -180,7 +181,7 @@ impl<'a> Lane<'a> {
     }
 
     fn run(&self) -> Ran {
-        match (self.batch.line.layout(), &self.batch.memory) {
+        match (self.batch.layout(), &self.batch.memory) {
             (Some(layout), Some(memory)) => {
                 let rows = self.padded_rows(layout, memory);
                 let tensors = self.run_rows(layout, memory, 0, rows)?;
@@ -198,8 +199,10 @@ impl<'a> Lane<'a> {
     /// The rows to run: those there are, filled up with zeros to the next bucket.
     fn padded_rows(&self, layout: &Layout, memory: &Memory) -> usize {
         let buckets = &self.model.config().batching.buckets;
-        let Some(&bucket) =
-            buckets.iter().find(|&&bucket| bucket as usize >= self.rows).filter(|_| layout.joined)
+        let Some(&bucket) = buckets
+            .iter()
+            .find(|&&bucket| (self.rows..=layout.max_rows).contains(&(bucket as usize)))
+            .filter(|_| layout.joined)
         else {
             return self.rows;
         };
@@ -277,7 +280,7 @@ impl<'a> Lane<'a> {
     /// After a joined run has failed, for which one request may be to blame: runs each alone, and publishes it at once,
     /// since another may take long. However many fail again, it is one failure of one batch.
     fn run_one_by_one(&self, error: Error, started_ns: u64, ended_ns: u64) {
-        let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) else { return };
+        let (Some(layout), Some(memory)) = (self.batch.layout(), &self.batch.memory) else { return };
         let failure = error.clone();
         self.note(Err(error), started_ns, ended_ns);
         let mut failed = false;

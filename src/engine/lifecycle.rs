@@ -16,6 +16,7 @@ use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
 use super::table::Table;
+use super::tuning::Tuning;
 use super::unload::Leaving;
 use super::versions::Versions;
 use super::warden::Warden;
@@ -58,6 +59,8 @@ pub struct Core {
     /// For models that do not compute on this machine's cores.
     free_gate: Gate,
     pub spinning: Spinning,
+    /// Of this machine.
+    pub cores: usize,
     pub crew: Crew,
     /// Sessions that models of the same file share.
     pub sessions: backend::Sessions,
@@ -68,6 +71,7 @@ pub struct Core {
     /// Somebody makes room.
     pub relieving: AtomicBool,
     pub history: History,
+    pub tuning: Tuning,
     pub repository: Versions,
     pub jobs_line: Arc<Line>,
     pub(super) jobs: Jobs,
@@ -140,14 +144,24 @@ impl Engine {
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
             free_gate: Gate::new(None),
+            cores,
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
             history: History::default(),
+            tuning: Tuning::default(),
             repository: Versions::default(),
-            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), None, 0),
+            jobs_line: Line::new(
+                Kind::Jobs,
+                Key::new(),
+                None,
+                &Arc::default(),
+                &Arc::default(),
+                None,
+                &Arc::default(),
+            ),
             jobs: Jobs::new(threaded),
             keeper: Mutex::default(),
             keeper_runs: AtomicBool::new(false),
@@ -172,6 +186,7 @@ impl Engine {
             let made = engine.core.create_route(route);
             made.map_err(|error| error.within(format!("routes[{index}]")))?;
         }
+        engine.core.start_tuning();
         Ok(engine)
     }
 
@@ -341,6 +356,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shutdown(0);
+        self.core.tuning.stop();
         self.core.close_repository();
         self.core.warden.stop();
         self.core.observer.stop();
@@ -498,6 +514,7 @@ impl Core {
     pub(super) fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
         self.tend_if_due();
+        self.tune_if_due();
         self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
     }
 
@@ -591,9 +608,6 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        match self.completion.outstanding() {
-            0 => self.table.put_queue(&self.completion),
-            _ => self.completion.abandon(&self.table),
-        }
+        self.table.put_queue_when_done(&self.completion);
     }
 }

@@ -22,7 +22,7 @@ use crate::router::Limits;
 use crate::scheduler::gate::Share;
 use crate::scheduler::jobs::spawn;
 use crate::scheduler::selfcheck::{self, Verdict};
-use crate::sync::lock;
+use crate::sync::{Ordering, lock};
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -202,14 +202,33 @@ fn prepare(
     );
     let by_crew = core.serves(&*backend);
     let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
-    let queue = Queue::new(config.batching.clone(), config.lanes, &core.table, lines, alarm);
+    let queue = Queue::new(&config.batching, config.lanes, &core.table, lines, alarm);
     let signature = Arc::clone(backend.signature());
     let (residence, underway) = Residence::new(brought);
-    let model =
-        Model::new(Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew });
+    let intra_op_threads = config.intra_op_threads.unwrap_or(core.config.onnxruntime.intra_op_threads);
+    let model = Model::new(Parts {
+        config,
+        path,
+        signature,
+        batching,
+        queue,
+        residence,
+        traffic,
+        limits,
+        by_crew,
+        intra_op_threads,
+    });
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {
+        if model.config.tuning
+            && let Some(learned) = core.load_learned(&model)
+        {
+            if let Err(error) = core.change(&model, |_| learned) {
+                let name = &model.full_name;
+                core.logger.warn("tuning", format_args!("{name} cannot be set as was learned: {error}"));
+            }
+        }
         warm_up(core, &model, order.interrupt)?;
         order.check()?;
         start_lanes(core, &model)
@@ -281,7 +300,9 @@ pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
     let progress = |stage| watch.stage(stage);
     let order = Order { interrupt: &model.residence.interrupt, progress: &progress, watch: Some(&watch) };
     let source = model.path.clone().map_or(Source::None, Source::File);
-    let brought = bring(core, &model.config, source, &order);
+    let threads = model.intra_op_threads.load(Ordering::Relaxed);
+    let config = ModelConfig { intra_op_threads: Some(threads), ..model.config.clone() };
+    let brought = bring(core, &config, source, &order);
     watch.end(brought.as_ref().err());
     let brought = brought?;
     if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
@@ -343,7 +364,14 @@ fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
     if model.by_crew {
         return core.crew.add(core, model);
     }
-    for lane in 0..model.config.lanes {
+    start_lane_threads(core, model)
+}
+
+/// For a model with threads of its own: as many as there are lanes. When there are fewer lanes, threads are left over, and
+/// sleep.
+pub fn start_lane_threads(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
+    let mut threads = lock(&model.lanes);
+    for lane in threads.len()..model.queue.lanes() as usize {
         let (core, lane_model) = (Arc::clone(core), Arc::clone(model));
         let run = move || {
             let (queue, gate) = (&lane_model.queue, core.gate_of(&lane_model));
@@ -356,7 +384,7 @@ fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
             }
         };
         let name = format!("blaze-{lane}-{}", model.config.name);
-        lock(&model.lanes).push(spawn(&name, run)?);
+        threads.push(spawn(&name, run)?);
     }
     Ok(())
 }

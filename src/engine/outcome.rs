@@ -221,7 +221,7 @@ fn place<'a>(
     // SAFETY: published and held, as the caller of `output` says.
     let request = unsafe { batch.request(member) };
     let (first, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
-    let layout = batch.line.layout();
+    let layout = batch.layout();
     let joined = layout.is_some_and(|layout| layout.joined) && !own;
     let Some(tensor) = tensor else {
         let (part, region) =

@@ -311,6 +311,32 @@ impl Core {
         true
     }
 
+    /// Loads a model's backend anew, as the model is set now, while batches go on with the one there is; what is run from
+    /// then on is run with the new one.
+    pub fn exchange_backend(self: &Arc<Self>, model: &Arc<Model>) -> Result<()> {
+        let residence = &model.residence;
+        if residence.stay() != Stay::Resident {
+            return Ok(()); // it comes back as it is set then
+        }
+        let Brought { backend, room, load_ns, underway } = load::bring_back(self, model)?;
+        let (provider, bytes) = (backend.provider(), backend.memory_bytes());
+        let old = {
+            let mut inner = lock(&residence.inner);
+            if inner.stay != Stay::Resident {
+                return Ok(()); // as above
+            }
+            (inner.provider, inner.report.bytes) = (provider, bytes);
+            (inner.report.load_ns, inner.report.arrived_ns) = (load_ns, now_ns());
+            (inner.backend.replace(backend), inner.room.replace(room))
+        };
+        // After the backend: who sees the new number makes ready with the new one.
+        residence.epoch.fetch_add(1, Ordering::SeqCst);
+        // What free batches have of the old one goes with them; others let it go when they are run again.
+        model.queue.give_all_back();
+        drop((old, underway));
+        Ok(())
+    }
+
     /// Brings a model back into memory, in the background, unless somebody does.
     #[cold]
     pub fn fetch_back(self: &Arc<Self>, model: &Arc<Model>) {

@@ -40,6 +40,8 @@ pub struct Slot {
     pub claims: Claims,
     /// When the first member came; `u64::MAX`: it is about to.
     pub oldest_ns: AtomicU64,
+    /// Rows that its batch has room for.
+    room: AtomicU32,
     hosts: Hosts,
     batch: AtomicPtr<Batch>,
 }
@@ -197,6 +199,7 @@ impl Table {
         let slot = |_| Slot {
             claims: Claims::default(),
             oldest_ns: AtomicU64::new(u64::MAX),
+            room: AtomicU32::new(0),
             hosts: Hosts {
                 life: Life::new(self.first_generation),
                 held: Held::default(),
@@ -234,7 +237,16 @@ impl Table {
     /// Puts a new batch, which the caller owns, into its slot.
     pub fn install(&self, batch: Box<Batch>) {
         let index = batch.index;
+        let room = batch.layout().map_or(1, |layout| layout.max_rows);
+        // Whoever reads it for the batch that was here before finds that gone when it claims a place.
+        self.slot(index).room.store(room as u32, Ordering::SeqCst);
         self.slot(index).batch.store(Box::into_raw(batch), Ordering::Release);
+    }
+
+    /// Rows that the batch in a slot has room for.
+    #[inline]
+    pub fn room(&self, index: u32) -> usize {
+        self.slot(index).room.load(Ordering::SeqCst) as usize
     }
 
     /// Gives a slot back that has no batch.
@@ -324,13 +336,22 @@ impl Table {
         // Batches keep the table, and the last one may be among these.
         let mut kept: Option<Arc<Table>> = None;
         while let Some(index) = self.take_free(&line.free) {
-            let batch = self.slot(index).batch.swap(ptr::null_mut(), Ordering::AcqRel);
-            self.give_back(index);
-            // SAFETY: popped from the free list, so it is owned here; nobody finds it any more.
-            let batch = unsafe { Box::from_raw(batch) };
+            let batch = self.uninstall(index);
             kept.get_or_insert_with(|| Arc::clone(&batch.table));
             drop(batch);
         }
+    }
+
+    /// Frees one that was in a line's free list, for a caller who keeps the table.
+    pub fn free_batch(&self, index: u32) {
+        drop(self.uninstall(index));
+    }
+
+    fn uninstall(&self, index: u32) -> Box<Batch> {
+        let batch = self.slot(index).batch.swap(ptr::null_mut(), Ordering::AcqRel);
+        self.give_back(index);
+        // SAFETY: popped from the free list, so it is owned here; nobody finds it any more.
+        unsafe { Box::from_raw(batch) }
     }
 
     /// The ticket of a member of a batch that is held.
@@ -553,6 +574,14 @@ impl Table {
     pub fn put_queue(&self, queue: &Arc<CompletionQueue>) {
         queue.end();
         lock(&self.queues).spare.push(Arc::clone(queue));
+    }
+
+    /// Takes a queue back that nobody uses any more; what is outstanding to it is thrown away when it comes.
+    pub fn put_queue_when_done(&self, queue: &Arc<CompletionQueue>) {
+        match queue.outstanding() {
+            0 => self.put_queue(queue),
+            _ => queue.abandon(self),
+        }
     }
 
     /// Every queue that was ever made.

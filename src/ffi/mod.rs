@@ -23,9 +23,10 @@ pub mod request;
 pub mod route;
 pub mod status;
 pub mod tensor;
+pub mod tuning;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 13] = [
+pub const HEADER_PARTS: [(&str, &str); 14] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -39,4 +40,5 @@ pub const HEADER_PARTS: [(&str, &str); 13] = [
     ("Health and metrics", "src/ffi/reports.rs"),
     ("Logs", "src/ffi/log.rs"),
     ("Profiling", "src/ffi/profile.rs"),
+    ("Tuning", "src/ffi/tuning.rs"),
 ];

@@ -88,8 +88,13 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
 /// What sessions must have in common to be one.
 fn key(request: &LoadRequest<'_>, stamp: &str) -> String {
     let options = request.onnxruntime;
-    let how = (options.arena, options.memory_pattern, options.intra_op_threads, request.config.prepack);
+    let how = (options.arena, options.memory_pattern, intra_op_threads(request), request.config.prepack);
     format!("{stamp}{:?}{how:?}", request.config.providers)
+}
+
+/// Threads that one run may use inside an operator.
+fn intra_op_threads(request: &LoadRequest<'_>) -> u32 {
+    request.config.intra_op_threads.unwrap_or(request.onnxruntime.intra_op_threads)
 }
 
 /// What a load takes, by the sizes of the files.
@@ -171,7 +176,7 @@ fn commit(
     provider: Provider,
     cpu_allowed: bool,
 ) -> Result<Session, ort::Error> {
-    let threads = request.onnxruntime.intra_op_threads as usize;
+    let threads = intra_op_threads(request) as usize;
     let mut builder = SessionBuilder::new(environment)?
         .with_auto_device(AutoDevicePolicy::Default)?
         .with_intra_threads(threads)?
