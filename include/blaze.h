@@ -1033,7 +1033,7 @@ typedef struct blaze_health_info {
     uint64_t memory_bytes;
 } blaze_health_info;
 
-/// The quantiles of a duration since the engine was made, in nanoseconds, at most 3 % too high.
+/// The quantiles of a duration since the engine was made, in nanoseconds, to within 3.2 %.
 typedef struct blaze_quantiles {
     uint64_t p50_ns;
     uint64_t p90_ns;
@@ -1067,6 +1067,16 @@ typedef struct blaze_metrics_info {
     struct blaze_quantiles queued;
     /// Inside the backend, per batch.
     struct blaze_quantiles computed;
+    /// For how long batches were held open for more rows; of those that were.
+    struct blaze_quantiles batch_wait;
+    /// Moving rows together, padding, and handing results out, per batch.
+    struct blaze_quantiles copied;
+    /// Events that are ready and that the host has not taken.
+    uint64_t events_waiting;
+    /// Models that left memory for others.
+    uint64_t evictions;
+    /// Requests for a model that was not in memory.
+    uint64_t model_misses;
 } blaze_metrics_info;
 
 /// A form of blaze_metrics_text.

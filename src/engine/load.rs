@@ -15,7 +15,6 @@ use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
-use crate::metrics::Traffic;
 use crate::panics::catch;
 use crate::platform;
 use crate::router::Limits;
@@ -174,7 +173,7 @@ fn prepare(
     (order.progress)(Stage::Checking);
     let batching = catch(|| Ok(decide_batching(&config, &*backend, core, order.interrupt)))?;
     order.check()?;
-    let traffic: Arc<Traffic> = Arc::default();
+    let traffic = core.metrics.fleet.join();
     let limits = Arc::new(Limits::new(&config.limits));
     let joins = batching == Verdict::Independent;
     let max_rows = config.batching.max_rows as usize;

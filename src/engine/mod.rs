@@ -3,6 +3,7 @@
 mod admission;
 mod batch;
 mod completion;
+mod counters;
 mod crew;
 mod event;
 mod execute;
@@ -12,6 +13,7 @@ mod lifecycle;
 mod line;
 mod lines;
 mod load;
+mod measure;
 mod model;
 mod models;
 mod outcome;
@@ -36,9 +38,10 @@ mod warden;
 mod warm_up;
 
 pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
+pub use counters::MetricsSnapshot;
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
 pub use lifecycle::{Engine, Queue};
-pub use reports::{HealthSnapshot, MetricsSnapshot};
+pub use reports::HealthSnapshot;
 pub use table::Table;
 
 /// A model, named by a number that is never used again for another one.

@@ -517,13 +517,13 @@ impl Core {
         {
             way.route.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
         }
-        self.metrics.traffic.outcomes.count(status);
-        parent.line.traffic.outcomes.count(status);
+        let counted = parent.line.traffic.here();
+        counted.ended(status, 1);
         if status == Status::Ok {
             // SAFETY: noted down by the child's lane.
             let lap = unsafe { child.lap() };
-            self.metrics.total.record(now_ns().saturating_sub(request.submitted_ns));
-            self.metrics.queued.record(lap.taken_ns.saturating_sub(request.submitted_ns));
+            counted.total.record(now_ns().saturating_sub(request.submitted_ns));
+            counted.queued.record(lap.taken_ns.saturating_sub(request.submitted_ns));
         }
         if let Some(taken) = hop.take() {
             let now = now_ns();

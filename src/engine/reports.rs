@@ -7,7 +7,6 @@ use super::routes::is_route;
 use crate::backend::onnx;
 use crate::error::Result;
 use crate::memory::Kind;
-use crate::metrics::{self, Gauges, ModelTraffic};
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
@@ -40,30 +39,6 @@ impl HealthSnapshot {
         }
     }
 }
-
-/// The engine's counters at one moment. Durations are in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MetricsSnapshot {
-    pub accepted: u64,
-    pub rejected: u64,
-    pub ok: u64,
-    pub failed: u64,
-    pub cancelled: u64,
-    pub expired: u64,
-    pub shut_down: u64,
-    pub batches: u64,
-    pub rows: u64,
-    pub in_flight: u64,
-    pub queue_depth: u64,
-    pub memory_bytes: u64,
-    /// p50, p90, p99, p99.9.
-    pub duration_ns: [u64; 4],
-    pub duration_max_ns: u64,
-    pub queued_ns: [u64; 4],
-    pub computed_ns: [u64; 4],
-}
-
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 impl Engine {
     /// The engine's health in numbers.
@@ -114,74 +89,6 @@ impl Engine {
         .to_string()
     }
 
-    /// The engine's counters.
-    pub fn metrics(&self) -> MetricsSnapshot {
-        let core = self.core();
-        let (counters, health) = (&core.metrics, core.health());
-        let outcomes = &counters.traffic.outcomes;
-        MetricsSnapshot {
-            accepted: core.accepted(&health),
-            rejected: counters.rejections.total(),
-            ok: outcomes.ok.get(),
-            failed: outcomes.failed.get(),
-            cancelled: outcomes.cancelled.get(),
-            expired: outcomes.expired.get(),
-            shut_down: outcomes.shut_down.get(),
-            batches: counters.traffic.batches.get(),
-            rows: counters.traffic.rows.get(),
-            in_flight: health.in_flight,
-            queue_depth: health.queue_depth,
-            memory_bytes: health.memory_bytes,
-            duration_ns: counters.total.quantiles(QUANTILES),
-            duration_max_ns: counters.total.max(),
-            queued_ns: counters.queued.quantiles(QUANTILES),
-            computed_ns: counters.computed.quantiles(QUANTILES),
-        }
-    }
-
-    /// The counters in Prometheus' text format.
-    pub fn metrics_prometheus(&self) -> String {
-        let mut text = self.with_metrics(metrics::prometheus);
-        if !self.core().routes.is_empty() || self.core().table.tenants.is_used() {
-            text.push_str(&self.core().with_route_metrics(metrics::routes::prometheus));
-        }
-        text
-    }
-
-    /// The counters as JSON.
-    pub fn metrics_json(&self) -> String {
-        let mut json = self.with_metrics(metrics::json);
-        (json["routes"], json["tenants"]) = self.core().with_route_metrics(metrics::routes::json);
-        json.to_string()
-    }
-
-    fn with_metrics<R>(&self, write: impl FnOnce(&metrics::Metrics, &Gauges, &[ModelTraffic<'_>]) -> R) -> R {
-        let core = self.core();
-        let health = core.health();
-        let gauges = Gauges {
-            accepted: core.accepted(&health),
-            in_flight: health.in_flight,
-            queue_depth: health.queue_depth,
-            memory_bytes: health.memory_bytes,
-            memory: core.memory_by_kind(),
-            budget_bytes: core.ledger.limit(),
-            evicted: core.models.all().iter().filter(|(_, model)| model.residence.is_away()).count() as u64,
-            models: [
-                ("ready", health.models_ready.into()),
-                ("degraded", health.models_degraded.into()),
-                ("failed", health.models_failed.into()),
-            ],
-        };
-        let models = core.models.all();
-        let traffic: Vec<_> = models.iter().map(|(_, model)| (model.full_name(), model.traffic())).collect();
-        let accepted = |traffic| core.table.unresolved(Some(traffic), false) + traffic.outcomes.total();
-        let models: Vec<ModelTraffic<'_>> = traffic
-            .iter()
-            .map(|(name, traffic)| ModelTraffic { name, accepted: accepted(traffic), traffic })
-            .collect();
-        write(&core.metrics, &gauges, &models)
-    }
-
     /// What a model is and how it runs, as JSON.
     pub fn model_info(&self, id: ModelId) -> Result<String> {
         if is_route(id) {
@@ -192,7 +99,7 @@ impl Engine {
 }
 
 impl Core {
-    fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
+    pub(super) fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
         let used = |kind| self.ledger.used_by(kind);
         let idle = self.pool.idle_bytes();
         [
@@ -217,14 +124,7 @@ impl Core {
         report
     }
 
-    /// Requests accepted since the start: those that have ended, and those that have not.
-    fn accepted(&self, health: &HealthSnapshot) -> u64 {
-        let now = self.metrics.traffic.outcomes.total() + health.in_flight;
-        // The two are not read in the same moment; what is reported must not fall all the same.
-        self.most_accepted.fetch_max(now, Ordering::Relaxed).max(now)
-    }
-
-    fn health(&self) -> HealthSnapshot {
+    pub(super) fn health(&self) -> HealthSnapshot {
         let mut health = HealthSnapshot {
             accepting: !self.table.is_closed(),
             in_flight: self.table.unresolved(None, false),

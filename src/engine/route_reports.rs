@@ -94,7 +94,8 @@ fn get(counter: &AtomicU64) -> u64 {
 impl Way {
     fn report(&self, now: u64) -> Value {
         let target = &self.target;
-        let [p50, p90, p99] = target.times.quantiles([0.5, 0.9, 0.99]);
+        let times = target.times.counts();
+        let [p50, p90, p99] = times.quantiles([0.5, 0.9, 0.99]);
         let bars = target.bars();
         let calls = target.breaker.calls(now);
         json!({
@@ -111,7 +112,7 @@ impl Way {
             "failed": target.failed.get(),
             "slow": target.slow.get(),
             "given_up": target.given_up.get(),
-            "latency_ns": {"p50": p50, "p90": p90, "p99": p99, "max": target.times.max(), "recent": target.latency.get()},
+            "latency_ns": {"p50": p50, "p90": p90, "p99": p99, "max": times.max(), "recent": target.latency.get()},
             "failing_share": target.failures.get(),
             "learned_cost_ns": target.arm.cost_ns(target.in_flight()),
             "breaker": {
@@ -139,7 +140,7 @@ impl Way {
             state: state_of(self, now),
             weight: get_u32(&target.weight).into(),
             learned_cost_ns: f64::from(target.arm.cost_ns(target.in_flight())),
-            times: &target.times,
+            times: target.times.counts(),
         }
     }
 }

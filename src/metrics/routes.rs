@@ -1,6 +1,6 @@
 //! What metrics say about routes, their targets, and tenants.
 
-use super::Histogram;
+use super::Counts;
 use super::text::{Exposition, durations};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct TargetMetrics<'a> {
     pub state: &'static str,
     pub weight: u64,
     pub learned_cost_ns: f64,
-    pub times: &'a Histogram,
+    pub times: Counts,
 }
 
 /// The counters of a class of tenants.
@@ -180,7 +180,7 @@ pub fn json(
             "breaker_opened": target.opened,
             "weight": target.weight,
             "learned_cost_ns": target.learned_cost_ns,
-            "duration_ns": durations(target.times),
+            "duration_ns": durations(&target.times),
         })
     };
     let of_route = |route: &RouteMetrics<'_>| {

@@ -1,12 +1,14 @@
 //! What differs between operating systems, and needs their C interface.
 #![allow(unsafe_code)]
 
+mod cpu;
 mod environment;
 mod file;
 mod heap;
 mod library;
 mod ready_fd;
 
+pub use cpu::threads_cpu_ns;
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
