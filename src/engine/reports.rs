@@ -8,6 +8,7 @@ use crate::backend::onnx;
 use crate::error::Result;
 use crate::memory::Kind;
 use crate::platform;
+use crate::profile::advice;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
@@ -89,6 +90,11 @@ impl Engine {
         .to_string()
     }
 
+    /// What holds the engine back, and what to do about it, as JSON.
+    pub fn advice_json(&self) -> String {
+        self.core().advice().to_string()
+    }
+
     /// What a model is and how it runs, as JSON.
     pub fn model_info(&self, id: ModelId) -> Result<String> {
         if is_route(id) {
@@ -99,6 +105,11 @@ impl Engine {
 }
 
 impl Core {
+    /// What holds the engine back, the worst first: a part of other reports too.
+    pub(super) fn advice(&self) -> Value {
+        advice::report(&self.picture())
+    }
+
     pub(super) fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
         let used = |kind| self.ledger.used_by(kind);
         let idle = self.pool.idle_bytes();

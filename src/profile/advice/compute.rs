@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 /// As much of a core must be idle for more lanes or threads to be proposed.
 const IDLE_CORE: f64 = 0.4;
+/// As many batches must wait: half of one always does where requests come evenly, and is joined while the lane computes.
+const LEAST_BACKLOG: f64 = 0.8;
 /// How many lanes more are proposed at once.
 const MOST_TIMES: f64 = 8.0;
 const MOST_LANES: f64 = 256.0;
@@ -16,7 +18,7 @@ pub fn lane_saturated(view: &View<'_>, findings: &mut Vec<Finding>) {
     for seen in view.models() {
         let (model, lanes) = (seen.model, f64::from(seen.model.settings.lanes));
         let busy = if model.on_shared_threads { seen.busy.max(view.shared_busy()) } else { seen.busy };
-        if busy < 0.75 || seen.backlog < 0.5 || view.idle_cores < IDLE_CORE || threads < 1.0 {
+        if busy < 0.75 || seen.backlog < LEAST_BACKLOG || view.idle_cores < IDLE_CORE || threads < 1.0 {
             continue;
         }
         // A lane that computes takes a core, and others only as much as is idle.

@@ -29,7 +29,6 @@ pub struct Finding {
 pub enum Subject {
     Engine,
     Model(String),
-    Route(String),
     /// The route and the model.
     Target(String, String),
     /// What takes events from the engine.
