@@ -1097,6 +1097,11 @@ typedef uint32_t blaze_metrics_format;
 /// One JSON object.
 #define BLAZE_METRICS_JSON 2
 
+/// What the engine did in the last minutes, as JSON: the main series, each a list of pairs of a Unix time and a value, for
+/// the last 120 "seconds", 120 "minutes" and 72 "hours" in which there was anything to do. Empty with "metrics":
+/// {"trends": false}.
+#define BLAZE_METRICS_TRENDS 3
+
 /// Says how an engine is.
 ///
 /// @param engine  The engine.
@@ -1142,7 +1147,7 @@ blaze_status blaze_metrics(blaze_engine *engine, struct blaze_metrics_info *out)
 /// Writes an engine's metrics, and those of its models, as text.
 ///
 /// @param engine    The engine.
-/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param format    BLAZE_METRICS_PROMETHEUS, BLAZE_METRICS_JSON or BLAZE_METRICS_TRENDS.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The

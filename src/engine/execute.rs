@@ -47,6 +47,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     core.table.let_go(index, 1);
     core.table.batch_is_done();
+    core.observer.notice();
 }
 
 /// A batch and whoever runs it.

@@ -9,6 +9,7 @@ use super::line::{Key, Kind, Line};
 use super::load::{self, Order};
 use super::model::Model;
 use super::models::Models;
+use super::observer::Observer;
 use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
@@ -47,6 +48,7 @@ pub struct Core {
     pub models: Models,
     pub routes: Routes,
     pub warden: Arc<Warden>,
+    pub observer: Observer,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -128,6 +130,7 @@ impl Engine {
             models: Models::new(),
             routes: Routes::default(),
             warden: Arc::default(),
+            observer: Observer::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
@@ -299,6 +302,7 @@ impl Engine {
                 break;
             }
         }
+        self.core.look_if_due();
         if done == 0 {
             self.core.rest_if_due();
         }
@@ -329,6 +333,7 @@ impl Drop for Engine {
         self.shutdown(0);
         self.core.close_repository();
         self.core.warden.stop();
+        self.core.observer.stop();
         self.core.jobs.finish();
         for (id, _) in self.core.models.all() {
             if let Ok(model) = self.core.models.remove(id) {

@@ -310,6 +310,7 @@ fn decide_batching(
 }
 
 fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
+    core.start_observer();
     if core.config.threads == Some(0) {
         return Ok(());
     }

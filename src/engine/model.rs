@@ -2,6 +2,7 @@
 //! `residence`.
 
 use super::lifecycle::Core;
+use super::observer::Performance;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::warden::Mending;
@@ -61,6 +62,7 @@ pub struct Model {
     failures: AtomicU32,
     device_lost: AtomicBool,
     pub mending: Mending,
+    pub performance: Performance,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
     /// It is a version of the repository's, which alone takes it out again.
@@ -91,6 +93,7 @@ impl Model {
             failures: AtomicU32::new(0),
             device_lost: AtomicBool::new(false),
             mending: Mending::default(),
+            performance: Performance::default(),
             is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
             config,

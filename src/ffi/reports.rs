@@ -94,6 +94,10 @@ pub type blaze_metrics_format = u32;
 pub const BLAZE_METRICS_PROMETHEUS: blaze_metrics_format = 1;
 /// One JSON object.
 pub const BLAZE_METRICS_JSON: blaze_metrics_format = 2;
+/// What the engine did in the last minutes, as JSON: the main series, each a list of pairs of a Unix time and a value, for
+/// the last 120 "seconds", 120 "minutes" and 72 "hours" in which there was anything to do. Empty with "metrics":
+/// {"trends": false}.
+pub const BLAZE_METRICS_TRENDS: blaze_metrics_format = 3;
 
 sized!(blaze_health_info, blaze_metrics_info);
 
@@ -230,7 +234,7 @@ pub unsafe extern "C" fn blaze_metrics(
 /// Writes an engine's metrics, and those of its models, as text.
 ///
 /// @param engine    The engine.
-/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param format    BLAZE_METRICS_PROMETHEUS, BLAZE_METRICS_JSON or BLAZE_METRICS_TRENDS.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
@@ -253,6 +257,7 @@ pub unsafe extern "C" fn blaze_metrics_text(
             let text = match format {
                 BLAZE_METRICS_PROMETHEUS => engine.metrics_prometheus(),
                 BLAZE_METRICS_JSON => engine.metrics_json(),
+                BLAZE_METRICS_TRENDS => engine.trends_json(),
                 other => {
                     return Err(Error::new(Status::InvalidArgument, format!("format: {other} is none")));
                 }

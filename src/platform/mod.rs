@@ -8,7 +8,7 @@ mod heap;
 mod library;
 mod ready_fd;
 
-pub use cpu::threads_cpu_ns;
+pub use cpu::{machine_idle_ns, process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
