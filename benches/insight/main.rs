@@ -5,6 +5,8 @@
 
 #[path = "../router/abi.rs"]
 mod abi;
+mod host;
+mod pathologies;
 #[path = "../memory/report.rs"]
 mod report;
 #[path = "../common/table.rs"]
@@ -79,7 +81,7 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 0] = [];
+    let parts: [(&str, Part); 1] = [("pathologies", pathologies::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

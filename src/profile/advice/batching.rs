@@ -118,9 +118,9 @@ pub fn delay_too_long(view: &View<'_>, findings: &mut Vec<Finding>) {
         let part = (held_ns / total_ns).min(1.0);
         let drags = held_ns >= 500_000.0
             && part >= 0.25
-            && seen.busy < 0.7
             && (model.rows_per_batch.p50 as f64) < 0.5 * f64::from(model.settings.max_rows);
-        if !misses && !drags {
+        // What waits because lanes compute would wait all the same.
+        if !(misses || drags) || seen.busy >= 0.85 {
             continue;
         }
         let spare_ns = if misses { (patience_ns - run_ns).max(0.0) / 10.0 } else { held_ns / 10.0 };

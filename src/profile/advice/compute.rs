@@ -18,7 +18,9 @@ pub fn lane_saturated(view: &View<'_>, findings: &mut Vec<Finding>) {
     for seen in view.models() {
         let (model, lanes) = (seen.model, f64::from(seen.model.settings.lanes));
         let busy = if model.on_shared_threads { seen.busy.max(view.shared_busy()) } else { seen.busy };
-        if busy < 0.75 || seen.backlog < LEAST_BACKLOG || view.idle_cores < IDLE_CORE || threads < 1.0 {
+        // What does not compute on the CPU needs no core.
+        let has_room = view.idle_cores >= IDLE_CORE || !(seen.is_on_cpu() || model.on_shared_threads);
+        if busy < 0.75 || seen.backlog < LEAST_BACKLOG || !has_room || threads < 1.0 {
             continue;
         }
         // A lane that computes takes a core, and others only as much as is idle.
@@ -78,7 +80,7 @@ pub fn intra_op_oversubscribed(view: &View<'_>, findings: &mut Vec<Finding>) {
     let at_once = places.min(f64::from(view.picture.threads.max(1)));
     let used = view.picture.process_cpu_seconds / view.seconds;
     // They spin while they wait for each other, so the cores are in use.
-    if each < 2.0 || each * at_once < 1.5 * cores || used < 0.5 * cores {
+    if each < 2.0 || each * at_once < 1.5 * cores || view.idle_cores > 0.4 * cores {
         return;
     }
     let better = (cores / at_once).floor().max(1.0);

@@ -464,7 +464,7 @@ fn refused_submits() {
     assert_eq!((finding.bottleneck, finding.expected.unwrap().from), ("queue_capacity", 0.5));
     assert_eq!(finding.change, json!({"engine": {"queue": {"capacity": 128}}}));
     assert_eq!(names(&refused("rate_limited", 20.0)), [] as [&str; 0]);
-    assert_eq!(names(&refused("queue_full", 1.0)), [] as [&str; 0]); // some completion queue was full
+    assert_eq!(names(&refused("queue_full", 0.5)), [] as [&str; 0]); // some completion queue was full
 }
 
 #[test]

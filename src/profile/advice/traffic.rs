@@ -5,8 +5,8 @@ use super::view::{View, duration, score_of_speedup, share};
 use crate::profile::{RoutePicture, TargetPicture};
 use serde_json::{Value, json};
 
-/// A shorter wait for the host is how hosts that take many events at once look.
-const SLOW_NS: f64 = 2e6;
+/// A shorter wait for the host is how hosts look that take many events at once, or whose thread does not always get a core.
+const SLOW_NS: f64 = 5e6;
 /// With fewer attempts than this nothing is said of a target, and with fewer failures nothing of a model.
 const FEW_ATTEMPTS: u64 = 20;
 const FEW_FAILURES: u64 = 5;
@@ -203,10 +203,10 @@ pub fn queue_capacity(view: &View<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let taken = view.picture.places_taken / f64::from(places.max(1));
-    // Ten times what was taken at most, so that bursts have room too.
     let times = (1.0 / (1.0 - part)).clamp(4.0, 64.0);
     let wanted = ((f64::from(places) * times) as u32).next_power_of_two().min(1 << 24);
-    if taken < 0.1 || wanted <= places {
+    // If few of them are taken, it is some completion queue that is full.
+    if taken < 0.02 || wanted <= places {
         return;
     }
     findings.push(Finding {
@@ -229,11 +229,14 @@ pub fn queue_capacity(view: &View<'_>, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Whether more comes than the machine can do, as it is configured: lanes with full batches compute all the time, or all
-/// cores do.
+/// Whether more comes than the machine can do, as it is configured: lanes with full batches compute all the time, or they
+/// compute much and no core is idle.
 fn is_overloaded(view: &View<'_>) -> bool {
-    let saturated = view.models().any(|seen| seen.busy >= 0.9 && seen.has_full_batches());
-    saturated || view.idle_cores < 0.05 * f64::from(view.picture.cores)
+    let no_core = view.idle_cores < 0.05 * f64::from(view.picture.cores);
+    view.models().any(|seen| match seen.has_full_batches() {
+        true => seen.busy >= 0.9 || (seen.busy >= 0.5 && no_core),
+        false => seen.busy >= 0.5 && no_core && seen.is_on_cpu(),
+    })
 }
 
 /// Requests are refused or expire because more come than can be done, and no setting would help.

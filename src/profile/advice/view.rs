@@ -8,6 +8,9 @@ const FEW: u64 = 30;
 /// A time shorter than this says nothing.
 const SHORT_SECONDS: f64 = 0.5;
 
+/// Of what a row costs in the largest batch that is known, what it costs in a far larger one at least.
+const LEAST_ROW: f64 = 0.15;
+
 /// A picture, and what follows from it.
 pub struct View<'a> {
     pub picture: &'a Picture,
@@ -123,7 +126,13 @@ impl Seen<'_> {
         if many < 2 * few || many == 0 {
             return None;
         }
-        let row = (high as f64 - low as f64).max(0.0) / f64::from(many - few);
+        let slope = |rows: u32, cost: u64| (high as f64 - cost as f64).max(0.0) / f64::from(many - rows);
+        // Kernels for many rows are others than those for few: the last step tells more of what is to come.
+        let half = costs.iter().filter(|(rows, _)| *rows < many).max_by_key(|(rows, _)| *rows);
+        let row = slope(few, low).max(half.map_or(0.0, |&(rows, cost)| slope(rows, cost)));
+        // Nor is a row ever for nothing on a CPU, however it looks on a machine that others use too.
+        let least = if self.is_on_cpu() { LEAST_ROW * high as f64 / f64::from(many) } else { 0.0 };
+        let row = row.max(least);
         Some(((high as f64 - row * f64::from(many)).max(0.0), row))
     }
 
