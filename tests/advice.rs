@@ -193,7 +193,8 @@ fn deadlines_that_pass_while_a_batch_is_held_open_are_no_overload() {
     let mut sent = 0;
     let until = now_ns() + 2 * A_SECOND.as_nanos() as u64;
     while now_ns() < until {
-        let description = RequestDescription { deadline_ns: now_ns() + 115_000_000, ..request(model, &input) };
+        let description =
+            RequestDescription { deadline_ns: now_ns() + 115_000_000, ..request(model, &input) };
         engine.submit(description, &queue).unwrap();
         sent += 1;
         std::thread::sleep(Duration::from_millis(5));

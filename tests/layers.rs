@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 /// Modules in layers, lowest first. A module may import only from layers below its own.
 const LAYERS: [&[&str]; 11] = [
     &["error", "clock"],
-    &["sync", "panics", "platform", "log"],
-    &["stack"],
+    &["sync", "panics", "platform"],
+    &["stack", "log"],
     &["memory"],
     &["tensor", "metrics"],
     &["config"],
@@ -141,6 +141,28 @@ fn only_the_onnx_backend_names_ort() {
         let names_ort = words.into_iter().any(|word| word == "ort" || word.starts_with("ort::"));
         assert!(!names_ort, "{} names ort", source.path);
     }
+}
+
+#[test]
+fn log_lines_are_of_modules_that_can_be_configured() {
+    let mut seen = 0;
+    for source in sources().iter().filter(|source| source.path != "log/tests.rs") {
+        for method in [".error(", ".warn(", ".info(", ".debug(", ".log("] {
+            for call in source.text.split(method).skip(1).filter(|call| call.contains("format_args!(")) {
+                let Some((before, call)) = call.split_once('"') else { continue };
+                let Some((module, after)) = call.split_once('"') else { continue };
+                let arguments = before.trim();
+                let is_line = (arguments.is_empty() || arguments.ends_with(','))
+                    && !arguments.contains(['(', ';'])
+                    && after.trim_start_matches(',').trim_start().starts_with("format_args!(");
+                if is_line {
+                    seen += 1;
+                    assert!(blaze::log::MODULES.contains(&module), "{}: {module}", source.path);
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} lines were found: has the way they are written changed?");
 }
 
 #[test]

@@ -79,3 +79,67 @@ fn an_engine_that_is_told_not_to_remembers_nothing() {
     busy(&engine, model, Duration::from_millis(1300));
     assert_eq!(trends(&engine)["seconds"]["p50_ns"], json!([]));
 }
+
+fn health(engine: &Engine) -> Value {
+    serde_json::from_str(&engine.health_json()).unwrap()
+}
+
+#[test]
+fn a_model_that_gets_slow_is_noticed_and_when_it_is_well_again_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let switch = directory.path().join("slow");
+    let slow = json!({"kind": "slow", "latency_us": 20_000, "while_exists": switch});
+    let mock = json!({"latency_us": 1000, "faults": [slow]});
+    let engine = engine(json!({}));
+    let model =
+        load_json(&engine, json!({"name": "m", "backend": "mock", "lanes": 8, "mock": mock})).unwrap();
+    let state = |until: &dyn Fn(&Value) -> bool, what: &str| {
+        let start = Instant::now();
+        while !until(&health(&engine)["models"][0]) {
+            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {}", health(&engine));
+            std::thread::scope(|scope| {
+                (0..4).for_each(|_| _ = scope.spawn(|| busy(&engine, model, Duration::from_millis(300))));
+            });
+        }
+    };
+    state(&|model| model["performance"]["usual_p99_ns"].as_u64() > Some(0), "it learns");
+    assert_eq!((health(&engine)["state"].clone(), engine.health().models_slow), (json!("ok"), 0));
+    std::fs::write(&switch, "").unwrap();
+    state(&|model| model["performance"]["slow"] == true, "it is slow");
+    let report = health(&engine);
+    assert_eq!((&report["state"], &report["ready"]), (&json!("degraded"), &json!(true)), "{report}");
+    assert!(report["problems"][0]["reason"].as_str().unwrap().starts_with("it is slow"), "{report}");
+    assert_eq!(engine.health().models_slow, 1);
+    std::fs::remove_file(&switch).unwrap();
+    state(&|model| model["performance"]["slow"] == false, "it is well again");
+    assert_eq!(health(&engine)["problems"], json!([]));
+}
+
+#[test]
+fn what_keeps_an_engine_from_being_ready_is_said() {
+    let engine = engine(json!({}));
+    let faults = json!({"faults": [{"kind": "device_lost"}]});
+    let bad = json!({"name": "bad", "backend": "mock", "mock": faults, "recovery": false});
+    let model = load_json(&engine, bad).unwrap();
+    let before = health(&engine);
+    assert_eq!(
+        (&before["live"], &before["ready"], &before["not_ready_because"]),
+        (&json!(true), &json!(true), &json!([]))
+    );
+    assert!(common::try_run(&engine, model, &[f32s(&[1, 4], &[0.0; 4])]).is_err());
+    let report = health(&engine);
+    assert_eq!((&report["ready"], &report["state"]), (&json!(false), &json!("failed")), "{report}");
+    let because = report["not_ready_because"][0].as_str().unwrap();
+    assert!(because.starts_with("model bad:1: its device is lost: "), "{because}");
+    assert_eq!((&report["models"][0]["ready"], engine.health().ready), (&json!(false), false));
+    engine.shutdown(0);
+    assert_eq!(health(&engine)["not_ready_because"][0], "engine: it is shut down");
+}
+
+#[test]
+fn asking_for_health_at_a_high_rate_finds_it_out_seldom() {
+    let engine = engine(json!({}));
+    let texts: Vec<_> = (0..2000).map(|_| engine.health_json()).collect();
+    let different = texts.windows(2).filter(|pair| !std::sync::Arc::ptr_eq(&pair[0], &pair[1])).count();
+    assert!(different < 1000, "{different} of 2000 answers were made anew");
+}

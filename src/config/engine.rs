@@ -1,8 +1,7 @@
 //! The configuration of an engine.
 
-use super::{ModelConfig, RouteConfig, TenantsConfig, object, objects, parse, require};
+use super::{LogConfig, ModelConfig, RouteConfig, TenantsConfig, object, objects, parse, require};
 use crate::error::Result;
-use crate::log::{LevelFilter, Target};
 use serde::{Deserialize, Serialize};
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
@@ -100,11 +99,13 @@ pub struct MetricsConfig {
     /// Whether to look at the engine ten times a second while requests come, for trends, advice, and to notice when a model
     /// gets slow. It takes a thread, unless there are none.
     pub trends: bool,
+    /// Whether to keep histograms: of durations, and of rows in batches.
+    pub histograms: bool,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        MetricsConfig { trends: true }
+        MetricsConfig { trends: true, histograms: true }
     }
 }
 
@@ -128,19 +129,6 @@ pub struct RepositoryConfig {
     pub directory: Option<String>,
     /// How long to wait before it is read again, in milliseconds, 10 to 86400000 (a day); null: it is read once.
     pub poll_ms: Option<u32>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    pub level: LevelFilter,
-    pub target: Target,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { level: LevelFilter::Warn, target: Target::None }
-    }
 }
 
 impl EngineConfig {
@@ -167,6 +155,7 @@ impl EngineConfig {
             "must be from 1 to 256",
         )?;
         require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
+        config.log.check("log.")?;
         config.repository.check()?;
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
@@ -211,7 +200,7 @@ mod tests {
         let config = EngineConfig::from_json("{}").unwrap();
         assert_eq!(config.queue.capacity, 65_536);
         assert_eq!(config.onnxruntime.intra_op_threads, 1);
-        assert_eq!(config.log.target, Target::None);
+        assert_eq!(config.log.target, None);
         assert_eq!(config.threads, None);
     }
 
@@ -220,7 +209,9 @@ mod tests {
         EngineConfig::from_json(
             r#"{"threads": null, "onnxruntime": {"library": null, "intra_op_threads": 1},
                 "queue": {"capacity": 65536}, "memory": {"budget_bytes": null},
-                "log": {"level": "warn", "target": "none"},
+                "log": {"level": "warn", "target": "none", "format": "text", "modules": {"onnx": "debug"},
+                        "file": {"path": null, "max_bytes": 10485760, "keep": 3},
+                        "rate": {"per_second": 100, "burst": 100}, "global": false},
                 "model_directory": null, "repository": {"directory": null, "poll_ms": null},
                 "models": [{"name": "digits", "version": 1, "backend": "onnx", "path": "digits.onnx",
                             "lanes": 1, "providers": ["cpu"],

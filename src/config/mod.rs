@@ -1,12 +1,14 @@
 //! Configuration: JSON in, checked structs out, errors that name the path.
 
 mod engine;
+mod log;
 mod model;
 mod route;
 
 pub use engine::{
-    EngineConfig, LoadingConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
+    EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
 };
+pub use log::{LogConfig, LogFileConfig, LogRateConfig};
 pub use model::{
     AxisConfig, BatchingConfig, ExampleConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim,
     MockTensor, ModelConfig, WarmupConfig,

@@ -27,6 +27,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
+    core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
     let mut looks = 0u32;
@@ -47,7 +48,6 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     core.table.let_go(index, 1);
     core.table.batch_is_done();
-    core.observer.notice();
 }
 
 /// A batch and whoever runs it.
@@ -343,7 +343,7 @@ impl<'a> Lane<'a> {
             return self.core.child_has_ended(batch, member);
         }
         if routed {
-            table.conclude(batch, member, Status::Ok);
+            table.conclude(batch, member, status);
         }
         self.count(status, 1);
         if batch.line.outputs_count() > 0 || status != Status::Ok {
@@ -418,18 +418,20 @@ impl<'a> Lane<'a> {
             same &= ptr::eq(request.queue, first_queue);
             counted += 1;
             let word = batch.members[member].status.load(Ordering::Relaxed);
-            if request.flags.routed {
-                table.conclude(batch, member, Status::Ok);
-            }
             if request.deadline_ns != 0 {
                 batch.note_patience(member);
             }
+            let mut own_status = batch_status;
             if request.flags.extras || word != 0 || request.flags.lends {
                 let status = self.finish_unusual(member, batch_status);
                 if status != batch_status {
                     self.count(status, 1);
                     newly -= 1;
                 }
+                own_status = status;
+            }
+            if request.flags.routed {
+                table.conclude(batch, member, own_status);
             }
         }
         self.count(batch_status, newly);

@@ -4,9 +4,11 @@ use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
 use super::execute::{c_text, execute};
+use super::health::HealthCache;
 use super::history::History;
 use super::line::{Key, Kind, Line};
 use super::load::{self, Order};
+use super::logging::new_logger;
 use super::model::Model;
 use super::models::Models;
 use super::observer::Observer;
@@ -49,6 +51,7 @@ pub struct Core {
     pub routes: Routes,
     pub warden: Arc<Warden>,
     pub observer: Observer,
+    pub health_cache: HealthCache,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -110,6 +113,7 @@ impl Engine {
         let models = std::mem::take(&mut config.models);
         let routes = std::mem::take(&mut config.routes);
         let tenants = Tenants::new(&config.tenants)?;
+        let logger = new_logger(&config.log)?;
         let metrics = Arc::new(Metrics::default());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let intra_op_threads = config.onnxruntime.intra_op_threads as usize;
@@ -122,7 +126,7 @@ impl Engine {
         let ledger = Ledger::new(config.memory.budget_bytes);
         let pool = Pool::new(Arc::clone(&ledger), space);
         let core = Arc::new(Core {
-            logger: Logger::new(config.log.level, config.log.target),
+            logger,
             pool,
             ledger,
             table: Table::new(config.queue.capacity, Arc::clone(&metrics), tenants),
@@ -131,6 +135,7 @@ impl Engine {
             routes: Routes::default(),
             warden: Arc::default(),
             observer: Observer::default(),
+            health_cache: HealthCache::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
@@ -349,6 +354,7 @@ impl Drop for Engine {
         if let Some(keeper) = lock(&self.core.keeper).take() {
             let _ = keeper.join(); // the keeper does not panic
         }
+        self.core.logger.close();
     }
 }
 

@@ -141,7 +141,9 @@ pub fn load_apart(
     prepare(core, config, bytes, order).map_err(|error| {
         let error = error.within(format!("model {full_name:?}"));
         if error.status != Status::Cancelled {
-            core.logger.error("model", format_args!("loading failed: {error}"));
+            core.logger
+                .with(&[("model", (&full_name).into()), ("status", error.status.name().into())])
+                .error("model", format_args!("loading failed: {error}"));
         }
         error
     })
@@ -150,10 +152,12 @@ pub fn load_apart(
 pub fn log_loaded(core: &Core, model: &Model) {
     let (name, backend) = (&model.full_name, &model.config.backend);
     let (provider, report) = (model.provider().used, model.residence.report());
-    core.logger.info(
-        "model",
-        format_args!("{name} is loaded: backend {backend}, provider {provider}, {} bytes", report.bytes),
-    );
+    core.logger
+        .with(&[("model", name.into()), ("bytes", report.bytes.into()), ("took_ns", report.load_ns.into())])
+        .info(
+            "model",
+            format_args!("{name} is loaded: backend {backend}, provider {provider}, {} bytes", report.bytes),
+        );
 }
 
 fn prepare(
@@ -216,7 +220,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         config,
         source,
         onnxruntime: &core.config.onnxruntime,
-        logger: core.logger,
+        logger: core.logger.clone(),
         interrupt: order.interrupt,
         pool: &core.pool,
         sessions: &core.sessions,
@@ -234,6 +238,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         && !order.interrupt.is_raised()
     {
         core.logger
+            .with(&[("model", (&name).into())])
             .warn("memory", format_args!("{name}: out of memory while loading; it is tried once more"));
         core.evict_idle(&format!("{name} found no memory"));
         core.give_back_heap();
@@ -304,7 +309,10 @@ fn decide_batching(
         selfcheck::rows_are_independent(model, &core.pool, interrupt)
     };
     if let Verdict::Alone(reason) = &verdict {
-        core.logger.info("model", format_args!("{} is not batched: {reason}", config.full_name()));
+        let name = config.full_name();
+        core.logger
+            .with(&[("model", (&name).into())])
+            .info("model", format_args!("{name} is not batched: {reason}"));
     }
     verdict
 }

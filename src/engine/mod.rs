@@ -1,18 +1,21 @@
 //! The engine: owns models, queues, threads and memory, and wires the layers below together.
 
 mod admission;
+mod advice;
 mod batch;
 mod completion;
 mod counters;
 mod crew;
 mod event;
 mod execute;
+mod health;
 mod history;
 mod job;
 mod lifecycle;
 mod line;
 mod lines;
 mod load;
+mod logging;
 mod measure;
 mod model;
 mod models;
@@ -42,8 +45,8 @@ mod warm_up;
 pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
 pub use counters::MetricsSnapshot;
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+pub use health::HealthSnapshot;
 pub use lifecycle::{Engine, Queue};
-pub use reports::HealthSnapshot;
 pub use table::Table;
 
 /// A model, named by a number that is never used again for another one.

@@ -60,6 +60,8 @@ pub struct Model {
     /// How many loads have asked for it: it goes when all of them were cancelled. See `Models::release`.
     pub wanted: AtomicU32,
     failures: AtomicU32,
+    /// Why the latest failed run failed.
+    pub last_error: Mutex<Option<String>>,
     device_lost: AtomicBool,
     pub mending: Mending,
     pub performance: Performance,
@@ -91,6 +93,7 @@ impl Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),
             failures: AtomicU32::new(0),
+            last_error: Mutex::default(),
             device_lost: AtomicBool::new(false),
             mending: Mending::default(),
             performance: Performance::default(),
@@ -162,6 +165,7 @@ impl Model {
             }
             Some(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.last_error) = Some(error.message.clone());
                 if error.status == Status::DeviceLost {
                     self.device_lost.store(true, Ordering::Relaxed);
                 }
@@ -170,8 +174,15 @@ impl Model {
         let after = self.state();
         if before != after {
             let reason = error.map(|error| format!(": {error}")).unwrap_or_default();
-            logger.warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
+            logger
+                .with(&[("model", (&self.full_name).into()), ("state", after.name().into())])
+                .warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
         }
+    }
+
+    /// Runs that have failed, one after the other.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Whether its device is lost: nothing but loading it anew helps.

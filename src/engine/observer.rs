@@ -8,6 +8,7 @@ use super::lifecycle::Core;
 use super::model::Model;
 use super::pictures::Mark;
 use crate::clock::now_ns;
+use crate::log::Field;
 use crate::metrics::Counts;
 use crate::platform;
 use crate::profile::{Baseline, Levels, Reading, Trends};
@@ -136,7 +137,7 @@ impl Core {
         let core = Arc::clone(self);
         match spawn("blaze-observer", move || core.observe()) {
             Ok(started) => *thread = Some(started),
-            Err(error) => self.logger.warn("observer", format_args!("there are no trends: {error}")),
+            Err(error) => self.logger.warn("health", format_args!("there are no trends: {error}")),
         }
     }
 
@@ -174,10 +175,12 @@ impl Core {
         let in_flight: u64 = waiting.values().map(|(unresolved, _)| unresolved).sum();
         let queue_depth: u64 = waiting.values().map(|(_, queued)| queued).sum();
         seen.looked_ns = now;
-        if progress != seen.progress || seen.progress_ns == 0 {
-            if seen.rests || seen.progress_ns == 0 {
-                seen.resume(self, now);
-            }
+        let has_moved = progress != seen.progress;
+        let resumes = (seen.rests && (has_moved || in_flight > 0)) || seen.progress_ns == 0;
+        if resumes {
+            seen.resume(self, now);
+        }
+        if resumes || has_moved {
             (seen.progress, seen.progress_ns) = (progress, now);
         }
         let stuck = in_flight > 0 && now.saturating_sub(seen.progress_ns) >= LOOK_NS;
@@ -293,12 +296,14 @@ impl Seen {
         performance.usual_p99_ns.store(usual_ns, Ordering::Relaxed);
         performance.is_slow.store(watch.baseline.is_slow(), Ordering::Relaxed);
         let (name, ms) = (model.full_name(), |ns: u64| ns as f64 / 1e6);
+        let fields = [("model", Field::Text(name))];
+        let logger = core.logger.with(&fields);
         match change {
-            Some(true) => core.logger.warn(
+            Some(true) => logger.warn(
                 "health",
                 format_args!("{name} is slow: p99 {:.2} ms, usually {:.2} ms", ms(p99_ns), ms(usual_ns)),
             ),
-            Some(false) => core.logger.warn("health", format_args!("{name} is as fast as usual again")),
+            Some(false) => logger.warn("health", format_args!("{name} is as fast as usual again")),
             None => (),
         }
     }

@@ -295,7 +295,9 @@ impl Core {
         residence.changed.notify_all();
         self.metrics.evictions.add(1);
         self.history.evicted(&model.full_name, bytes, reason);
-        self.logger.info("memory", format_args!("{} is evicted ({bytes} bytes): {reason}", model.full_name));
+        self.logger
+            .with(&[("model", (&model.full_name).into()), ("bytes", bytes.into())])
+            .info("memory", format_args!("{} is evicted ({bytes} bytes): {reason}", model.full_name));
         // Who has come meanwhile may have found nobody to bring it back.
         if model.queue.has_work() {
             self.fetch_back(model);
@@ -336,7 +338,7 @@ impl Core {
         };
         residence.changed.notify_all();
         self.metrics.reloads.record(ended);
-        self.logger.info(
+        self.logger.with(&[("model", (&model.full_name).into()), ("took_ns", ended.into())]).info(
             "memory",
             format_args!("{} is in memory again after {} ms", model.full_name, ended / 1_000_000),
         );
@@ -367,11 +369,15 @@ impl Core {
     /// Every request that waits for the model fails for the same reason.
     fn reload_failed(self: &Arc<Self>, model: &Arc<Model>, error: Error) {
         let residence = &model.residence;
+        let name = &model.full_name;
+        let earlier = lock(&residence.inner).failed.as_ref().is_some_and(|(_, until)| now_ns() < *until);
+        if !earlier {
+            self.logger
+                .with(&[("model", name.into()), ("status", error.status.name().into())])
+                .error("memory", format_args!("reloading failed: {error}"));
+        }
         {
             let mut inner = lock(&residence.inner);
-            if inner.failed.as_ref().is_none_or(|(_, until)| now_ns() >= *until) {
-                self.logger.error("memory", format_args!("reloading failed: {error}"));
-            }
             let wait_ns = if error.status == Status::OverBudget { RETRY_ROOM_NS } else { RETRY_NS };
             inner.report.reload_error = Some(error.to_string());
             let until = inner.failed.take().map(|(_, until)| until).filter(|until| now_ns() < *until);

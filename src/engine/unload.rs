@@ -94,7 +94,9 @@ impl Core {
             "process_bytes_after": platform::resident_bytes(),
         });
         self.history.unloaded(&receipt);
-        self.logger.info("model", format_args!("{} is unloaded: {receipt}", model.full_name));
+        self.logger
+            .with(&[("model", (&model.full_name).into())])
+            .info("model", format_args!("{} is unloaded: {receipt}", model.full_name));
         receipt
     }
 }

@@ -14,6 +14,7 @@ pub mod allocator;
 pub mod engine;
 pub mod event;
 pub mod handles;
+pub mod log;
 pub mod model;
 pub mod queue;
 pub mod reports;
@@ -23,7 +24,7 @@ pub mod status;
 pub mod tensor;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 11] = [
+pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -35,4 +36,5 @@ pub const HEADER_PARTS: [(&str, &str); 11] = [
     ("Requests", "src/ffi/request.rs"),
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
+    ("Logs", "src/ffi/log.rs"),
 ];

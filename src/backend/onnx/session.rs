@@ -142,6 +142,10 @@ fn load_session(
                 let reason = error.message().to_owned();
                 request
                     .logger
+                    .with(&[
+                        ("model", (&request.config.full_name()).into()),
+                        ("provider", provider.name().into()),
+                    ])
                     .warn("onnx", format_args!("provider {} is not used: {reason}", provider.name()));
                 rejected.push(rejection(provider, reason));
             }
@@ -173,8 +177,8 @@ fn commit(
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
-        .with_log_level(LogLevel::Warning)?
-        .with_logger(session_logger(request.logger))?
+        .with_log_level(session_level(&request.logger))?
+        .with_logger(session_logger(request.logger.clone()))?
         .with_memory_pattern(request.onnxruntime.memory_pattern)?
         .with_prepacking(request.config.prepack)?
         .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
@@ -196,6 +200,15 @@ fn commit(
         Source::File(path) => builder.commit_from_file(path),
         Source::Memory(bytes) => builder.commit_from_memory(bytes),
         Source::None => Err(ort::Error::new("the onnx backend needs a model")),
+    }
+}
+
+/// What ONNX Runtime is to tell the logger: more than warnings only if somebody wants to know, as it costs time.
+fn session_level(logger: &Logger) -> LogLevel {
+    match () {
+        () if logger.enabled(Level::Trace, "onnxruntime") => LogLevel::Verbose,
+        () if logger.enabled(Level::Info, "onnxruntime") => LogLevel::Info,
+        () => LogLevel::Warning,
     }
 }
 

@@ -73,7 +73,6 @@ const EXPLAINS: [(&str, &[&str]); 10] = [
 /// What holds the engine back, the worst first.
 pub fn advise(picture: &Picture) -> Vec<Finding> {
     let view = View::new(picture);
-    if std::env::var_os("DBGPIC").is_some() { eprintln!("{picture:?} idle {}", view.idle_cores); }
     let mut findings = Vec::new();
     for rule in RULES {
         rule(&view, &mut findings);
