@@ -7,7 +7,9 @@
 #[allow(dead_code)]
 #[path = "../router/abi.rs"]
 mod abi;
+mod host;
 mod overhead;
+mod pathologies;
 #[allow(dead_code)]
 #[path = "../memory/report.rs"]
 mod report;
@@ -84,7 +86,8 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 2] = [("overhead", overhead::measure), ("tuning", tuning::measure)];
+    let parts: [(&str, Part); 3] =
+        [("overhead", overhead::measure), ("pathologies", pathologies::measure), ("tuning", tuning::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

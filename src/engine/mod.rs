@@ -1,6 +1,7 @@
 //! The engine: owns models, queues, threads and memory, and wires the layers below together.
 
 mod admission;
+mod advice;
 mod batch;
 mod completion;
 mod configure;

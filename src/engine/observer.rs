@@ -242,6 +242,7 @@ impl Seen {
         let mut begin = self.last.take().unwrap_or_default();
         begin.at_ns = now;
         begin.cpu_ns = platform::process_cpu_ns().unwrap_or(0);
+        begin.idle_ns = platform::machine_idle_ns();
         (self.older, self.old) = (begin.clone(), begin);
         let reading = self.reading(core, now, Levels::default());
         self.trends.resume(&reading);

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 pub struct Mark {
     pub at_ns: u64,
     pub cpu_ns: u64,
+    pub idle_ns: Option<u64>,
     gauges: Gauges,
     rejected: Vec<(&'static str, u64)>,
     evictions: u64,
@@ -59,6 +60,7 @@ impl Mark {
         let mut mark = Mark {
             at_ns: now,
             cpu_ns: platform::process_cpu_ns().unwrap_or(0),
+            idle_ns: platform::machine_idle_ns(),
             gauges: seen.sums.gauges,
             rejected: metrics.rejections.each().to_vec(),
             evictions: metrics.evictions.get(),
@@ -163,8 +165,11 @@ impl Core {
             })
             .collect();
         memory.wanted_bytes = pictures.iter().map(|model| model.memory_bytes).sum();
+        let seconds = end.at_ns.saturating_sub(begin.at_ns) as f64 / 1e9;
+        let idle = begin.idle_ns.zip(end.idle_ns).map(|(begin, end)| since(end, begin) as f64 / 1e9);
         Picture {
-            seconds: end.at_ns.saturating_sub(begin.at_ns) as f64 / 1e9,
+            seconds,
+            machine_idle_cores: idle.map(|idle| idle / seconds.max(1e-9)),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
             threads: self.crew.size() as u32,
             process_cpu_seconds: since(end.cpu_ns, begin.cpu_ns) as f64 / 1e9,

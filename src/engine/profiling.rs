@@ -353,7 +353,7 @@ impl Engine {
     /// The same as text. Works while it runs.
     pub fn profile_report(&self, format: report::Format) -> Result<String> {
         let recording = self.profile_recording()?;
-        let (trends, advice) = (self.core().trends(), Value::Null);
+        let (trends, advice) = (self.core().trends(), self.core().advice());
         Ok(report::write(format, &recording, &trends, &advice))
     }
 }

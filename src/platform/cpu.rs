@@ -32,6 +32,29 @@ pub fn process_cpu_ns() -> Option<u64> {
     None
 }
 
+/// The time for which this machine's cores had nothing to do so far, all together, in nanoseconds; `None` where the system
+/// does not say.
+pub fn machine_idle_ns() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return idle_ticks(&std::fs::read_to_string("/proc/stat").ok()?).map(|ticks| {
+        // SAFETY: it only returns a number.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+        ticks * (1_000_000_000 / per_second)
+    });
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// From the first line of `/proc/stat`: cpu, user, nice, system, idle, waiting for a disk, and more. Where these are not
+/// counted they are 0.
+#[cfg(any(target_os = "linux", test))]
+fn idle_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().skip(3);
+    let idle: u64 = fields.next()?.parse().ok()?;
+    let waiting: u64 = fields.next().map_or(Some(0), |field| field.parse().ok())?;
+    (idle > 0).then_some(idle + waiting)
+}
+
 #[cfg(unix)]
 fn read(clock: libc::clockid_t) -> Option<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -43,6 +66,15 @@ fn read(clock: libc::clockid_t) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_time_is_read_as_the_system_writes_it() {
+        assert_eq!(idle_ticks("cpu  11 22 33 4400 55 0 7\ncpu0 1 2 3 4 5"), Some(4455));
+        assert_eq!(idle_ticks("cpu  11 22 33 4400"), Some(4400));
+        for nothing in ["", "cpu  0 0 0 0 0", "cpu  1 2 3", "intr 1 2 3 4 5", "cpu  1 2 3 x"] {
+            assert_eq!(idle_ticks(nothing), None, "{nothing:?}");
+        }
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

@@ -10,7 +10,7 @@ mod machine;
 mod ready_fd;
 mod threads;
 
-pub use cpu::{process_cpu_ns, threads_cpu_ns};
+pub use cpu::{machine_idle_ns, process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};

@@ -1,5 +1,6 @@
 //! What went on in an engine, and what there is to say about it.
 
+pub mod advice;
 mod baseline;
 pub mod operators;
 mod picture;

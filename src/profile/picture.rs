@@ -11,6 +11,8 @@ pub struct Picture {
     pub threads: u32,
     /// CPU time that the whole process took.
     pub process_cpu_seconds: f64,
+    /// Cores on which nothing ran at all, on average, whoever used the others; `None`: the system does not say.
+    pub machine_idle_cores: Option<f64>,
     pub models: Vec<ModelPicture>,
     pub routes: Vec<RoutePicture>,
     pub memory: MemoryPicture,
