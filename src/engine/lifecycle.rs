@@ -3,7 +3,7 @@
 use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
-use super::execute::{c_text, execute};
+use super::execute::c_text;
 use super::health::HealthCache;
 use super::history::History;
 use super::line::{Key, Kind, Line};
@@ -80,9 +80,9 @@ pub struct Core {
     keeper_runs: AtomicBool,
     stopped: AtomicBool,
     /// When `pump` last had something to do.
-    worked_ns: AtomicU64,
+    pub(super) worked_ns: AtomicU64,
     /// Which model `pump` looks at first, so that all get their turn.
-    turn: AtomicUsize,
+    pub(super) turn: AtomicUsize,
     /// The largest count of accepted requests that was reported: a counter never falls.
     pub most_accepted: AtomicU64,
 }
@@ -306,34 +306,6 @@ impl Engine {
         Err(Error::new(Status::NotFound, "the request has ended, or there never was one with this ticket"))
     }
 
-    /// For an engine without threads: works on this thread for about `budget_ns`, at least one piece of work
-    /// if there is any. Returns how many pieces were done.
-    pub fn pump(&self, budget_ns: u64) -> Result<u32> {
-        if self.core.config.threads != Some(0) {
-            return Err(Error::new(
-                Status::InvalidState,
-                "only an engine made with \"threads\": 0 is pumped; this one has threads of its own",
-            ));
-        }
-        let began = now_ns();
-        let until = began.saturating_add(budget_ns);
-        let mut done = 0;
-        while self.core.pump_one() {
-            done += 1;
-            let now = now_ns();
-            self.core.worked_ns.store(now, Ordering::Relaxed);
-            if now >= until {
-                break;
-            }
-        }
-        self.core.look_if_due();
-        match done {
-            0 => self.core.rest_if_due(),
-            _ => self.core.table.spans.pumped(began, done),
-        }
-        Ok(done)
-    }
-
     /// Takes no more requests in, gives those there are `drain_ns` to end, and resolves the rest.
     pub fn shutdown(&self, drain_ns: u64) {
         let core = &self.core;
@@ -437,17 +409,6 @@ impl Core {
         Rest { pool: &self.pool, after_ns: u64::from(self.config.memory.idle_ms) * 1_000_000 }
     }
 
-    /// For an engine without threads that has nothing to do: gives memory back, if it has been so for a while.
-    fn rest_if_due(&self) {
-        let rest = self.rest();
-        let spare = || self.models.all().iter().any(|(_, model)| model.queue.has_spare());
-        let idle_ns = now_ns().saturating_sub(self.worked_ns.load(Ordering::Relaxed));
-        if idle_ns >= rest.after_ns && (rest.has_spare() || spare()) {
-            self.models.each(|model| model.queue.give_back());
-            rest.give_back();
-        }
-    }
-
     /// Waits a moment, in the background; whether that is pointless, because nobody else works meanwhile or the engine
     /// is shut down. On a thread of the host's, works meanwhile.
     pub fn pause(self: &Arc<Self>, ns: u64) -> bool {
@@ -508,29 +469,6 @@ impl Core {
         self.table.let_go(index, 1);
         self.table.batch_is_done();
         won
-    }
-
-    /// One piece of work on the host's thread: a job or a batch. False if there is nothing to do.
-    pub(super) fn pump_one(self: &Arc<Self>) -> bool {
-        self.table.expire(now_ns());
-        self.tend_if_due();
-        self.tune_if_due();
-        self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
-    }
-
-    /// For a thread of the host's: runs one batch, if any waits.
-    pub fn run_batch(self: &Arc<Self>) -> bool {
-        let models = self.models.all();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for offset in 0..models.len() {
-            let (_, model) = &models[(turn + offset) % models.len()];
-            if let Some(index) = model.queue.try_next() {
-                execute(self, model, index);
-                model.queue.finished();
-                return true;
-            }
-        }
-        false
     }
 
     /// Waits for events; on an engine without threads, works meanwhile.

@@ -25,6 +25,7 @@ mod observer;
 mod outcome;
 mod pictures;
 mod profiling;
+mod pumping;
 mod queue;
 mod quotas;
 mod relay;

@@ -13,7 +13,6 @@ use crate::profile::operators::{self, Operator, Sums};
 use crate::profile::recording::{MemorySample, Rare, Recording};
 use crate::profile::report;
 use crate::sync::{Ordering, lock};
-use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
