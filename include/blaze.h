@@ -1032,9 +1032,17 @@ typedef struct blaze_health_info {
     uint64_t in_flight;
     /// Bytes in the engine's ledger: models, buffers and caches.
     uint64_t memory_bytes;
+    /// 1 while work that there is gets done; 0 if requests wait and no batch has ended for 10 s.
+    uint32_t live;
+    /// 1 while requests are taken and every model and route can answer; if not, blaze_health_json says why.
+    uint32_t ready;
+    /// Models that take much longer than they used to: for three seconds in a row, their 99th percentile was three times
+    /// what it usually is, and 2 ms more. Not counted among the degraded.
+    uint32_t models_slow;
+    uint32_t reserved;
 } blaze_health_info;
 
-/// The quantiles of a duration since the engine was made, in nanoseconds, at most 3 % too high.
+/// The quantiles of a duration since the engine was made, in nanoseconds, to within 3.2 %.
 typedef struct blaze_quantiles {
     uint64_t p50_ns;
     uint64_t p90_ns;
@@ -1068,18 +1076,28 @@ typedef struct blaze_metrics_info {
     struct blaze_quantiles queued;
     /// Inside the backend, per batch.
     struct blaze_quantiles computed;
+    /// For how long batches were held open for more rows; of those that were.
+    struct blaze_quantiles batch_wait;
+    /// Moving rows together, padding, and handing results out, per batch.
+    struct blaze_quantiles copied;
+    /// Events that are ready and that the host has not taken.
+    uint64_t events_waiting;
+    /// Models that left memory for others.
+    uint64_t evictions;
+    /// Requests for a model that was not in memory.
+    uint64_t model_misses;
 } blaze_metrics_info;
 
 /// A form of blaze_metrics_text.
 typedef uint32_t blaze_metrics_format;
 
-/// Every model is ready, and requests are taken.
+/// Nothing is wrong, and requests are taken.
 #define BLAZE_HEALTH_OK 1
 
-/// The latest run of some model failed.
+/// The latest run of some model failed, a model is much slower than it used to be, or a route or the repository is in trouble.
 #define BLAZE_HEALTH_DEGRADED 2
 
-/// No model works, or the engine is shut down.
+/// No model works, nothing gets done, or the engine is shut down.
 #define BLAZE_HEALTH_FAILED 3
 
 /// Prometheus' text exposition format, version 0.0.4.
@@ -1088,16 +1106,26 @@ typedef uint32_t blaze_metrics_format;
 /// One JSON object.
 #define BLAZE_METRICS_JSON 2
 
+/// What the engine did in the last minutes, as JSON: the main series, each a list of pairs of a Unix time and a value, for
+/// the last 120 "seconds", 120 "minutes" and 72 "hours" in which there was anything to do. Empty with "metrics":
+/// {"trends": false}.
+#define BLAZE_METRICS_TRENDS 3
+
 /// Says how an engine is.
 ///
 /// @param engine  The engine.
 /// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
 ///
+/// May be asked at any rate: beyond 16 times in 10 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 
 /// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "live", "ready", and "not_ready_because": a list of texts; "problems": whatever is not as it should be, each with its
+///   "subject" ("engine", "model", "route", "target", "repository"), "name", "level" ("degraded", "failed"), "reason", and
+///   whether it "blocks_readiness"; for each model and target "ready" and "why" (null: nothing is wrong); for each model
+///   "performance": "p99_ns" of the latest second, "usual_p99_ns", and whether it is "slow";
 /// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
 ///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
 ///   "evictions", and "misses": requests for a model that was not in memory;
@@ -1114,6 +1142,7 @@ blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
 ///
+/// May be asked at any rate: beyond 16 times in 100 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
 blaze_status blaze_health_json(blaze_engine *engine,
@@ -1133,7 +1162,7 @@ blaze_status blaze_metrics(blaze_engine *engine, struct blaze_metrics_info *out)
 /// Writes an engine's metrics, and those of its models, as text.
 ///
 /// @param engine    The engine.
-/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param format    BLAZE_METRICS_PROMETHEUS, BLAZE_METRICS_JSON or BLAZE_METRICS_TRENDS.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
@@ -1231,9 +1260,10 @@ blaze_status blaze_profile_report(blaze_engine *engine,
 #define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define BLAZE_EVENT_INIT \
     {sizeof(blaze_event), 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0}, NULL, 0, 0.0f, 0, NULL}
-#define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0}
+#define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define BLAZE_METRICS_INFO_INIT \
-    {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}}
+    {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}, \
+     {0, 0, 0, 0}, {0, 0, 0, 0}, 0, 0, 0}
 
 #ifdef __cplusplus
 } /* extern "C" */

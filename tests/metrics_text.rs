@@ -133,7 +133,10 @@ fn the_exposition_keeps_to_the_format() {
             assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "twice: {sample:?}");
         }
         if kind == "histogram" {
-            check_histogram(&name, &samples);
+            // Each set of labels has a histogram of its own, which ends with its count.
+            samples
+                .split_inclusive(|sample| sample.name.ends_with("_count"))
+                .for_each(|samples| check_histogram(&name, samples));
         }
     }
 }
@@ -148,8 +151,10 @@ fn check_histogram(name: &str, samples: &[Sample]) {
     let bounds: Vec<f64> = buckets
         .iter()
         .map(|bucket| match bucket.labels.as_slice() {
-            [(label, bound)] if label == "le" && bound == "+Inf" => f64::INFINITY,
-            [(label, bound)] if label == "le" => bound.parse().unwrap(),
+            [own @ .., (label, bound)] if label == "le" && own == count.labels => match bound.as_str() {
+                "+Inf" => f64::INFINITY,
+                bound => bound.parse().unwrap(),
+            },
             _ => panic!("{bucket:?}"),
         })
         .collect();
@@ -182,6 +187,14 @@ fn the_figures_are_those_of_the_engine() {
         ("blaze_models ready", 2.0),
         ("blaze_request_duration_seconds_count", 4.0),
         ("blaze_compute_duration_seconds_count", 3.0),
+        ("blaze_copy_duration_seconds_count", 2.0),
+        ("blaze_batch_rows_bucket 2", 2.0),
+        ("blaze_batch_rows_bucket 4", 3.0),
+        ("blaze_batch_rows_sum", 5.0),
+        ("blaze_model_compute_duration_seconds_count bad:1", 2.0),
+        ("blaze_model_batch_rows_count gut & günstig {1}:1", 1.0),
+        ("blaze_model_batch_fill_ratio gut & günstig {1}:1", 3.0 / 64.0),
+        ("blaze_model_queue_depth gut & günstig {1}:1", 1.0),
         ("blaze_model_requests_total gut & günstig {1}:1 ok", 3.0),
         ("blaze_model_requests_total bad:1 failed", 1.0),
         ("blaze_model_batches_total bad:1", 2.0),

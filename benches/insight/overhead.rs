@@ -1,8 +1,8 @@
 //! What profiling costs: the same traffic with and without, in turns so short that the machine's moods hit both.
 #![allow(unsafe_code)]
 
-use crate::abi::{Engine, Queue, Request, fail};
 use crate::Bench;
+use crate::abi::{Engine, Queue, Request, fail};
 use crate::report::Goal;
 use blaze::ffi::profile::{BLAZE_REPORT_JSON, blaze_profile_report, blaze_profile_start, blaze_profile_stop};
 use blaze::ffi::status::BLAZE_STATUS_OK;
@@ -167,7 +167,8 @@ fn compare(
             _ => Goal::None,
         };
         let error = spread / (values.len() as f64).sqrt() * 1.25;
-        let note = format!("of {rate:.0}/s; half of the rounds within ±{spread:.1} %, the median ±{error:.2} %");
+        let note =
+            format!("of {rate:.0}/s; half of the rounds within ±{spread:.1} %, the median ±{error:.2} %");
         bench.add(format!("profile {state}: {name}"), cost, goal, "% slower", note);
         if at == 2 {
             bench.must_stay_below(10.0);

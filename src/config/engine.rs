@@ -29,6 +29,8 @@ pub struct EngineConfig {
     /// The engine is profiled from the start; null: not before it is asked to be.
     #[serde(deserialize_with = "optional_object")]
     pub profile: Option<ProfileConfig>,
+    #[serde(deserialize_with = "object")]
+    pub metrics: MetricsConfig,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
     /// A directory of models that is read at the start, and again from time to time.
@@ -94,6 +96,22 @@ pub struct MemoryConfig {
 impl Default for MemoryConfig {
     fn default() -> Self {
         MemoryConfig { budget_bytes: None, pool_bytes: 64 << 20, idle_ms: 1000, tune_heap: None }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Whether to look at the engine ten times a second while requests come, for trends, advice, and to notice when a model
+    /// gets slow. It takes a thread, unless there are none.
+    pub trends: bool,
+    /// Whether to keep histograms: of durations, and of rows in batches.
+    pub histograms: bool,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        MetricsConfig { trends: true, histograms: true }
     }
 }
 

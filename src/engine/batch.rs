@@ -354,6 +354,14 @@ impl Batch {
         unsafe { self.request(member) }.deadline_ns
     }
 
+    /// Takes note of how much time a member with a deadline was given; for who has a hold on the batch.
+    pub fn note_patience(&self, member: usize) {
+        let (deadline_ns, submitted_ns) = (self.deadline_of(member), self.submitted_ns(member));
+        if deadline_ns != 0 {
+            self.line.traffic.here().patience.record(deadline_ns.saturating_sub(submitted_ns));
+        }
+    }
+
     /// Members among the first ones that are children, and not resolved.
     pub fn unresolved_children(&self, members: usize) -> u64 {
         let is_child = |&member: &usize| {

@@ -7,6 +7,7 @@ use super::model::Model;
 use super::queue::Alarm;
 use crate::clock::now_ns;
 use crate::error::Result;
+use crate::platform;
 use crate::scheduler::jobs::spawn;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
 use std::sync::Arc;
@@ -75,6 +76,16 @@ impl Crew {
         change(&mut lock(&self.models));
         self.version.fetch_add(1, Ordering::SeqCst);
         self.alarm.bell.ring_all();
+    }
+
+    /// As many batches are computed at once.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// CPU time of the threads, by their name.
+    pub fn cpu_ns(&self) -> Vec<(String, u64)> {
+        platform::threads_cpu_ns(lock(&self.threads).iter().map(|(thread, _)| thread))
     }
 
     /// Ends the threads. Only when there are no models any more.

@@ -28,6 +28,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
+    core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
     let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
@@ -37,16 +38,9 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         looks += 1;
         if looks < 200 { spin_loop() } else { std::thread::yield_now() }
     }
-    let mut lane = Lane {
-        core,
-        model,
-        batch,
-        members: counts.members,
-        rows: counts.rows,
-        taken_ns,
-        probe,
-        has_lent: false,
-    };
+    let written_ns = if looks == 0 { taken_ns } else { now_ns() };
+    let (members, rows) = (counts.members, counts.rows);
+    let mut lane = Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
@@ -66,10 +60,12 @@ pub struct Lane<'a> {
     pub batch: &'a Batch,
     pub members: usize,
     rows: usize,
-    taken_ns: u64,
+    pub taken_ns: u64,
     probe: Probe,
     /// The backend has had memory that the request lends.
     has_lent: bool,
+    /// When all members had written.
+    pub written_ns: u64,
 }
 
 impl<'a> Lane<'a> {
@@ -93,11 +89,7 @@ impl<'a> Lane<'a> {
         if self.batch.line.kind() == Kind::Joined {
             self.model.queue.expect_again(self.rows);
         }
-        self.core.metrics.computed.record(ended_ns.saturating_sub(started_ns));
-        for traffic in [&self.core.metrics.traffic, &*self.batch.line.traffic] {
-            traffic.batches.add(1);
-            traffic.rows.add(self.request_rows() as u64);
-        }
+        self.count_run(self.request_rows(), ended_ns.saturating_sub(started_ns));
         let given_up = self.batch.interrupt.is_raised();
         match &result {
             Ok(_) => {
@@ -212,6 +204,11 @@ impl<'a> Lane<'a> {
             return self.rows;
         };
         let bucket = bucket as usize;
+        let row_bytes: usize = layout.inputs.iter().map(|part| part.row_bytes).sum();
+        let padding = ((bucket - self.rows) * row_bytes) as u64;
+        let counted = self.batch.line.traffic.here();
+        counted.input_bytes.add(padding);
+        counted.padding_bytes.add(padding);
         for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
             let (from, size) = (self.rows * part.row_bytes, (bucket - self.rows) * part.row_bytes);
             // SAFETY: all members have written, so the lane owns the memory.
@@ -297,13 +294,11 @@ impl<'a> Lane<'a> {
                 self.finish_alone(member, Err(failure.clone()));
                 continue;
             }
+            let run_ns = now_ns();
             let result = self.run_rows(layout, memory, first, rows);
             let result =
                 result.and_then(|tensors| tensors.map(|tensors| self.check(tensors, Some(rows))).transpose());
-            for traffic in [&self.core.metrics.traffic, &*self.batch.line.traffic] {
-                traffic.batches.add(1);
-                traffic.rows.add(rows as u64);
-            }
+            self.count_run(rows, now_ns().saturating_sub(run_ns));
             match &result {
                 Ok(_) => self.record_outcome(None),
                 Err(_) if self.batch.interrupt.is_raised() => (),
@@ -354,15 +349,17 @@ impl<'a> Lane<'a> {
             return self.core.child_has_ended(batch, member);
         }
         if routed {
-            table.conclude(batch, member, Status::Ok);
+            table.conclude(batch, member, status);
         }
         self.count(status, 1);
         if batch.line.outputs_count() > 0 || status != Status::Ok {
             table.slot(batch.index).held().set(member);
         }
         if status == Status::Ok {
-            self.core.metrics.total.record(now_ns().saturating_sub(request.submitted_ns));
-            self.core.metrics.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
+            let counted = batch.line.traffic.here();
+            counted.total.record(now_ns().saturating_sub(request.submitted_ns));
+            counted.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
+            batch.note_patience(member);
         }
         batch.published.set(member);
         self.probe.publish(batch);
@@ -428,15 +425,20 @@ impl<'a> Lane<'a> {
             same &= ptr::eq(request.queue, first_queue);
             counted += 1;
             let word = batch.members[member].status.load(Ordering::Relaxed);
-            if request.flags.routed {
-                table.conclude(batch, member, Status::Ok);
+            if request.deadline_ns != 0 {
+                batch.note_patience(member);
             }
+            let mut own_status = batch_status;
             if request.flags.extras || word != 0 || request.flags.lends {
                 let status = self.finish_unusual(member, batch_status);
                 if status != batch_status {
                     self.count(status, 1);
                     newly -= 1;
                 }
+                own_status = status;
+            }
+            if request.flags.routed {
+                table.conclude(batch, member, own_status);
             }
         }
         self.count(batch_status, newly);
@@ -468,7 +470,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Members that are resolved by this batch's end.
-    fn published(&self) -> impl Iterator<Item = usize> + '_ {
+    pub fn published(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.members.div_ceil(64)).flat_map(move |at| {
             let mut bits = self.batch.published.word(at);
             std::iter::from_fn(move || {
@@ -481,8 +483,7 @@ impl<'a> Lane<'a> {
 
     fn count(&self, status: Status, count: u64) {
         if count > 0 {
-            self.core.metrics.traffic.outcomes.count_many(status, count);
-            self.batch.line.traffic.outcomes.count_many(status, count);
+            self.batch.line.traffic.here().ended(status, count);
         }
     }
 
@@ -547,19 +548,6 @@ impl<'a> Lane<'a> {
                 table.let_go(batch.index, 1);
             }
         }
-    }
-
-    fn record_times(&self) {
-        // SAFETY: this is the lane.
-        let lap = unsafe { self.batch.lap() };
-        if lap.status != Status::Ok {
-            return;
-        }
-        // SAFETY: written, and held by the lane.
-        let submitted = || self.published().map(|member| unsafe { self.batch.request(member) }.submitted_ns);
-        let metrics = &self.core.metrics;
-        metrics.total.record_all(submitted().map(|at| lap.ended_ns.saturating_sub(at)));
-        metrics.queued.record_all(submitted().map(|at| lap.taken_ns.saturating_sub(at)));
     }
 
     /// Publishes members one by one, but those of one queue together.

@@ -4,11 +4,13 @@ use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
 use super::execute::{c_text, execute};
+use super::health::HealthCache;
 use super::history::History;
 use super::line::{Key, Kind, Line};
 use super::load::{self, Order};
 use super::model::Model;
 use super::models::Models;
+use super::observer::Observer;
 use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
@@ -47,6 +49,8 @@ pub struct Core {
     pub models: Models,
     pub routes: Routes,
     pub warden: Arc<Warden>,
+    pub observer: Observer,
+    pub health_cache: HealthCache,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -128,6 +132,8 @@ impl Engine {
             models: Models::new(),
             routes: Routes::default(),
             warden: Arc::default(),
+            observer: Observer::default(),
+            health_cache: HealthCache::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
@@ -303,6 +309,7 @@ impl Engine {
                 break;
             }
         }
+        self.core.look_if_due();
         match done {
             0 => self.core.rest_if_due(),
             _ => self.core.table.spans.pumped(began, done),
@@ -334,6 +341,7 @@ impl Drop for Engine {
         self.shutdown(0);
         self.core.close_repository();
         self.core.warden.stop();
+        self.core.observer.stop();
         self.core.jobs.finish();
         for (id, _) in self.core.models.all() {
             if let Ok(model) = self.core.models.remove(id) {

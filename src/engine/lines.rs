@@ -58,6 +58,10 @@ pub struct Found {
 }
 
 impl Lines {
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     pub fn new(
         signature: &Arc<Signature>,
         traffic: Arc<Traffic>,

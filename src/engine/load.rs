@@ -16,7 +16,6 @@ use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
-use crate::metrics::Traffic;
 use crate::panics::catch;
 use crate::platform;
 use crate::router::Limits;
@@ -185,7 +184,7 @@ fn prepare(
     (order.progress)(Stage::Checking);
     let batching = catch(|| Ok(decide_batching(&config, &*backend, core, order.interrupt)))?;
     order.check()?;
-    let traffic: Arc<Traffic> = Arc::default();
+    let traffic = core.metrics.fleet.join();
     let limits = Arc::new(Limits::new(&config.limits));
     let joins = batching == Verdict::Independent;
     let max_rows = config.batching.max_rows as usize;
@@ -329,6 +328,7 @@ fn decide_batching(
 }
 
 fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
+    core.start_observer();
     if core.config.threads == Some(0) {
         return Ok(());
     }

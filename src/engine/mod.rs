@@ -3,18 +3,23 @@
 mod admission;
 mod batch;
 mod completion;
+mod counters;
 mod crew;
 mod event;
 mod execute;
+mod health;
 mod history;
 mod job;
 mod lifecycle;
 mod line;
 mod lines;
 mod load;
+mod measure;
 mod model;
 mod models;
+mod observer;
 mod outcome;
+mod pictures;
 mod profiling;
 mod queue;
 mod quotas;
@@ -38,9 +43,10 @@ mod warden;
 mod warm_up;
 
 pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
+pub use counters::MetricsSnapshot;
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
+pub use health::HealthSnapshot;
 pub use lifecycle::{Engine, Queue};
-pub use reports::{HealthSnapshot, MetricsSnapshot};
 pub use table::Table;
 
 /// A model, named by a number that is never used again for another one.

@@ -2,6 +2,7 @@
 //! `residence`.
 
 use super::lifecycle::Core;
+use super::observer::Performance;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::warden::Mending;
@@ -59,8 +60,11 @@ pub struct Model {
     /// How many loads have asked for it: it goes when all of them were cancelled. See `Models::release`.
     pub wanted: AtomicU32,
     failures: AtomicU32,
+    /// Why the latest failed run failed.
+    pub last_error: Mutex<Option<String>>,
     device_lost: AtomicBool,
     pub mending: Mending,
+    pub performance: Performance,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
     /// It is a version of the repository's, which alone takes it out again.
@@ -89,8 +93,10 @@ impl Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),
             failures: AtomicU32::new(0),
+            last_error: Mutex::default(),
             device_lost: AtomicBool::new(false),
             mending: Mending::default(),
+            performance: Performance::default(),
             is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
             config,
@@ -159,6 +165,7 @@ impl Model {
             }
             Some(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.last_error) = Some(error.message.clone());
                 if error.status == Status::DeviceLost {
                     self.device_lost.store(true, Ordering::Relaxed);
                 }
@@ -169,6 +176,11 @@ impl Model {
             let reason = error.map(|error| format!(": {error}")).unwrap_or_default();
             logger.warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
         }
+    }
+
+    /// Runs that have failed, one after the other.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Whether its device is lost: nothing but loading it anew helps.

@@ -8,6 +8,7 @@ use crate::config::{ProfileConfig, ProfileLevel, ProfileMode};
 use crate::error::{Error, Result, Status};
 use crate::memory::Kind as Bytes;
 use crate::platform::{self, ThreadTime};
+use crate::profile::OperatorShare;
 use crate::profile::operators::{self, Sums};
 use crate::profile::recording::{MemorySample, Rare, Recording};
 use crate::profile::report;
@@ -42,10 +43,10 @@ pub struct Session {
     files: u64,
     notes: Vec<String>,
     threads: Vec<ThreadTime>,
-    process_cpu_ns: Option<u64>,
+    process_cpu_ns: u64,
     /// Batches and requests at the start; and at the stop.
     before: (u64, u64),
-    after: Option<(u64, u64, Vec<ThreadTime>, Option<u64>)>,
+    after: Option<(u64, u64, Vec<ThreadTime>, u64)>,
 }
 
 impl Session {
@@ -114,7 +115,8 @@ impl Spans {
 impl Core {
     /// Batches that were run, and requests that have ended, since the engine was made.
     fn done(&self) -> (u64, u64) {
-        (self.metrics.traffic.batches.get(), self.metrics.traffic.outcomes.total())
+        let (requests, batches) = self.metrics.fleet.progress();
+        (batches, requests)
     }
 
     fn memory_sample(&self) -> MemorySample {
@@ -133,6 +135,13 @@ impl Core {
             evictions: self.metrics.evictions.get(),
             queue_depth: self.table.unresolved(None, true),
             in_flight: self.table.unresolved(None, false),
+        }
+    }
+
+    /// As `sample_memory_if_due`, for lanes: only if there is no observer to do it.
+    pub(super) fn sample_memory_on_lane(&self, now: u64) {
+        if self.config.threads == Some(0) || !self.config.metrics.trends {
+            self.sample_memory_if_due(now);
         }
     }
 
@@ -235,7 +244,7 @@ impl Core {
             rare_dropped: session.rare_dropped,
             names: session.names.clone(),
             threads: since(&session.threads, threads),
-            process_cpu_ns: process.zip(session.process_cpu_ns).map(|(now, then)| now.saturating_sub(then)),
+            process_cpu_ns: (process > 0).then(|| process.saturating_sub(session.process_cpu_ns)),
             memory,
             operators: session.operators.clone(),
             notes,
@@ -254,6 +263,21 @@ fn since(before: &[ThreadTime], mut now: Vec<ThreadTime>) -> Vec<ThreadTime> {
 }
 
 impl Spans {
+    /// Where the time of a model's runs goes, largest first; empty unless operators were profiled.
+    pub fn operator_shares(&self, model: &str) -> Vec<OperatorShare> {
+        let session = lock(&self.session);
+        let Some(sums) = session.operators.get(model) else { return Vec::new() };
+        let all = sums.total_us().max(1) as f64;
+        let share = |operator: operators::Operator| OperatorShare {
+            share: operator.total_us as f64 / all,
+            mean_ns: operator.total_us as f64 * 1000.0 / operator.count.max(1) as f64,
+            name: operator.name,
+            kind: operator.op,
+            provider: operator.provider,
+        };
+        sums.operators().into_iter().map(share).collect()
+    }
+
     fn read_operators(&self, name: String, prefix: &Path) {
         let stem = prefix.file_name().map(|name| format!("{}_", name.to_string_lossy()));
         let file = prefix.parent().zip(stem).and_then(|(directory, stem)| {
@@ -334,7 +358,7 @@ impl Engine {
     /// The same as text. Works while it runs.
     pub fn profile_report(&self, format: report::Format) -> Result<String> {
         let recording = self.profile_recording()?;
-        let (trends, advice) = (Value::Null, Value::Null);
+        let (trends, advice) = (self.core().trends(), Value::Null);
         Ok(report::write(format, &recording, &trends, &advice))
     }
 }

@@ -288,7 +288,7 @@ impl Queue {
 
     /// Takes the best batch, and waits for it to fill up while that pays; `None` if there is none any more.
     fn take_or_wait(&self, spinning: &Spinning) -> Option<u32> {
-        let mut held_ns = 0;
+        let mut held_since = 0;
         loop {
             let mut dispatch = lock(&self.dispatch);
             if !self.has_place() {
@@ -297,15 +297,18 @@ impl Queue {
             let now = now_ns();
             let until = match self.choose(&mut dispatch, now, !self.closed.load(Ordering::SeqCst)) {
                 Choice::Take(index) => {
-                    if held_ns != 0 {
-                        self.table.note_held(index, held_ns);
+                    if held_since != 0 {
+                        self.lines.traffic().here().held.record(now - held_since);
+                        self.table.note_held(index, held_since);
                     }
                     return Some(self.taken(dispatch, index));
                 }
                 Choice::WaitUntil(until) => until,
                 Choice::Nothing => return None,
             };
-            held_ns = if held_ns == 0 { now } else { held_ns };
+            if held_since == 0 && until > now {
+                held_since = now;
+            }
             let (word, rows, _) = dispatch.watched;
             drop(dispatch);
             if until.saturating_sub(now) > spinning.time_ns() {

@@ -1,187 +1,17 @@
-//! What the engine says about itself: health, metrics, and what a model is.
+//! What takes memory, and what a model is.
 
 use super::ModelId;
 use super::lifecycle::{Core, Engine};
-use super::model::{Model, ModelState};
+use super::model::Model;
 use super::routes::is_route;
-use crate::backend::onnx;
 use crate::error::Result;
 use crate::memory::Kind;
-use crate::metrics::{self, Gauges, ModelTraffic};
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
-use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
 
-/// The engine's health in numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HealthSnapshot {
-    /// All models are ready, and the engine takes requests.
-    pub ok: bool,
-    /// No model can work, or the engine is shut down.
-    pub failed: bool,
-    pub accepting: bool,
-    pub models_ready: u32,
-    pub models_degraded: u32,
-    pub models_failed: u32,
-    pub queue_depth: u64,
-    pub in_flight: u64,
-    pub memory_bytes: u64,
-}
-
-impl HealthSnapshot {
-    /// `ok`, `degraded` or `failed`.
-    pub fn state_name(&self) -> &'static str {
-        match (self.ok, self.failed) {
-            (true, _) => "ok",
-            (_, true) => "failed",
-            _ => "degraded",
-        }
-    }
-}
-
-/// The engine's counters at one moment. Durations are in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MetricsSnapshot {
-    pub accepted: u64,
-    pub rejected: u64,
-    pub ok: u64,
-    pub failed: u64,
-    pub cancelled: u64,
-    pub expired: u64,
-    pub shut_down: u64,
-    pub batches: u64,
-    pub rows: u64,
-    pub in_flight: u64,
-    pub queue_depth: u64,
-    pub memory_bytes: u64,
-    /// p50, p90, p99, p99.9.
-    pub duration_ns: [u64; 4],
-    pub duration_max_ns: u64,
-    pub queued_ns: [u64; 4],
-    pub computed_ns: [u64; 4],
-}
-
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
-
 impl Engine {
-    /// The engine's health in numbers.
-    pub fn health(&self) -> HealthSnapshot {
-        self.core().health()
-    }
-
-    /// The engine's health with every model's, and the libraries in use.
-    pub fn health_json(&self) -> String {
-        let core = self.core();
-        let health = core.health();
-        let models: Vec<Value> = core
-            .models
-            .all()
-            .iter()
-            .map(|(_, model)| {
-                let provider = model.provider();
-                json!({
-                    "name": model.config().name,
-                    "version": model.config().version(),
-                    "state": model.state().name(),
-                    "residence": model.residence_name(),
-                    "rebuilt": model.mending.rebuilt.load(Ordering::Relaxed),
-                    "recovered": model.mending.recovered.load(Ordering::Relaxed),
-                    "memory": model.residence.report(),
-                    "buffer_bytes": model.traffic.buffer_bytes.load(Ordering::Relaxed),
-                    "provider": provider.used,
-                    "providers_rejected": provider.rejected,
-                    "queue_depth": core.table.unresolved(Some(&model.traffic()), true),
-                })
-            })
-            .collect();
-        json!({
-            "state": health.state_name(),
-            "accepting": health.accepting,
-            "version": crate::VERSION,
-            "models": models,
-            "loading": core.models.coming(),
-            "queue_depth": health.queue_depth,
-            "in_flight": health.in_flight,
-            "memory": core.memory_report(),
-            "routes": core.report_routes(),
-            "tenants": core.report_tenants(),
-            "recent": core.history.entries(),
-            "repository": core.repository.report(),
-            "onnxruntime": onnx::loaded(),
-        })
-        .to_string()
-    }
-
-    /// The engine's counters.
-    pub fn metrics(&self) -> MetricsSnapshot {
-        let core = self.core();
-        let (counters, health) = (&core.metrics, core.health());
-        let outcomes = &counters.traffic.outcomes;
-        MetricsSnapshot {
-            accepted: core.accepted(&health),
-            rejected: counters.rejections.total(),
-            ok: outcomes.ok.get(),
-            failed: outcomes.failed.get(),
-            cancelled: outcomes.cancelled.get(),
-            expired: outcomes.expired.get(),
-            shut_down: outcomes.shut_down.get(),
-            batches: counters.traffic.batches.get(),
-            rows: counters.traffic.rows.get(),
-            in_flight: health.in_flight,
-            queue_depth: health.queue_depth,
-            memory_bytes: health.memory_bytes,
-            duration_ns: counters.total.quantiles(QUANTILES),
-            duration_max_ns: counters.total.max(),
-            queued_ns: counters.queued.quantiles(QUANTILES),
-            computed_ns: counters.computed.quantiles(QUANTILES),
-        }
-    }
-
-    /// The counters in Prometheus' text format.
-    pub fn metrics_prometheus(&self) -> String {
-        let mut text = self.with_metrics(metrics::prometheus);
-        if !self.core().routes.is_empty() || self.core().table.tenants.is_used() {
-            text.push_str(&self.core().with_route_metrics(metrics::routes::prometheus));
-        }
-        text
-    }
-
-    /// The counters as JSON.
-    pub fn metrics_json(&self) -> String {
-        let mut json = self.with_metrics(metrics::json);
-        (json["routes"], json["tenants"]) = self.core().with_route_metrics(metrics::routes::json);
-        json.to_string()
-    }
-
-    fn with_metrics<R>(&self, write: impl FnOnce(&metrics::Metrics, &Gauges, &[ModelTraffic<'_>]) -> R) -> R {
-        let core = self.core();
-        let health = core.health();
-        let gauges = Gauges {
-            accepted: core.accepted(&health),
-            in_flight: health.in_flight,
-            queue_depth: health.queue_depth,
-            memory_bytes: health.memory_bytes,
-            memory: core.memory_by_kind(),
-            budget_bytes: core.ledger.limit(),
-            evicted: core.models.all().iter().filter(|(_, model)| model.residence.is_away()).count() as u64,
-            models: [
-                ("ready", health.models_ready.into()),
-                ("degraded", health.models_degraded.into()),
-                ("failed", health.models_failed.into()),
-            ],
-        };
-        let models = core.models.all();
-        let traffic: Vec<_> = models.iter().map(|(_, model)| (model.full_name(), model.traffic())).collect();
-        let accepted = |traffic| core.table.unresolved(Some(traffic), false) + traffic.outcomes.total();
-        let models: Vec<ModelTraffic<'_>> = traffic
-            .iter()
-            .map(|(name, traffic)| ModelTraffic { name, accepted: accepted(traffic), traffic })
-            .collect();
-        write(&core.metrics, &gauges, &models)
-    }
-
     /// What a model is and how it runs, as JSON.
     pub fn model_info(&self, id: ModelId) -> Result<String> {
         if is_route(id) {
@@ -192,7 +22,7 @@ impl Engine {
 }
 
 impl Core {
-    fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
+    pub(super) fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
         let used = |kind| self.ledger.used_by(kind);
         let idle = self.pool.idle_bytes();
         [
@@ -203,7 +33,7 @@ impl Core {
         ]
     }
 
-    fn memory_report(&self) -> Value {
+    pub(super) fn memory_report(&self) -> Value {
         let mut report = json!({
             "used_bytes": self.ledger.used(),
             "budget_bytes": self.ledger.limit(),
@@ -215,37 +45,6 @@ impl Core {
             report[format!("{kind}_bytes")] = bytes.into();
         }
         report
-    }
-
-    /// Requests accepted since the start: those that have ended, and those that have not.
-    fn accepted(&self, health: &HealthSnapshot) -> u64 {
-        let now = self.metrics.traffic.outcomes.total() + health.in_flight;
-        // The two are not read in the same moment; what is reported must not fall all the same.
-        self.most_accepted.fetch_max(now, Ordering::Relaxed).max(now)
-    }
-
-    fn health(&self) -> HealthSnapshot {
-        let mut health = HealthSnapshot {
-            accepting: !self.table.is_closed(),
-            in_flight: self.table.unresolved(None, false),
-            queue_depth: self.table.unresolved(None, true),
-            memory_bytes: self.ledger.used(),
-            ..HealthSnapshot::default()
-        };
-        for (_, model) in self.models.all() {
-            match model.state() {
-                ModelState::Ready => health.models_ready += 1,
-                ModelState::Degraded => health.models_degraded += 1,
-                ModelState::Failed => health.models_failed += 1,
-            }
-        }
-        let trouble = health.models_degraded + health.models_failed > 0
-            || self.repository.is_in_trouble()
-            || self.routes_in_trouble();
-        health.ok = health.accepting && !trouble;
-        health.failed = !health.accepting
-            || (health.models_failed > 0 && health.models_ready + health.models_degraded == 0);
-        health
     }
 }
 

@@ -81,6 +81,9 @@ pub struct Report {
     pub reload_error: Option<String>,
     #[serde(skip)]
     pub arrived_ns: u64,
+    /// What all reloads took together.
+    #[serde(skip)]
+    pub reloading_ns: u64,
 }
 
 impl Residence {
@@ -329,6 +332,7 @@ impl Core {
                 inner.report.load_ns = brought.load_ns;
                 inner.report.arrived_ns = now_ns();
                 inner.report.reloads += 1;
+                inner.report.reloading_ns += brought.load_ns;
                 inner.report.reload_error = None;
                 (inner.backend, inner.room, inner.failed) = (Some(brought.backend), Some(brought.room), None);
                 inner.stay = Stay::Resident;

@@ -94,12 +94,16 @@ fn get(counter: &AtomicU64) -> u64 {
 impl Way {
     fn report(&self, now: u64) -> Value {
         let target = &self.target;
-        let [p50, p90, p99] = target.times.quantiles([0.5, 0.9, 0.99]);
+        let times = target.times.counts();
+        let [p50, p90, p99] = times.quantiles([0.5, 0.9, 0.99]);
         let bars = target.bars();
         let calls = target.breaker.calls(now);
+        let not_ready = self.why_not_ready();
         json!({
             "model": target.name,
             "state": state_of(self, now),
+            "ready": not_ready.as_ref().is_none_or(|(failed, _)| !failed),
+            "why": not_ready.map(|(_, reason)| reason),
             "problem": lock(&self.problem).clone(),
             "draining": bars & Bars::DRAINING != 0,
             "check_error": self.check.last_error(),
@@ -111,7 +115,7 @@ impl Way {
             "failed": target.failed.get(),
             "slow": target.slow.get(),
             "given_up": target.given_up.get(),
-            "latency_ns": {"p50": p50, "p90": p90, "p99": p99, "max": target.times.max(), "recent": target.latency.get()},
+            "latency_ns": {"p50": p50, "p90": p90, "p99": p99, "max": times.max(), "recent": target.latency.get()},
             "failing_share": target.failures.get(),
             "learned_cost_ns": target.arm.cost_ns(target.in_flight()),
             "breaker": {
@@ -139,7 +143,7 @@ impl Way {
             state: state_of(self, now),
             weight: get_u32(&target.weight).into(),
             learned_cost_ns: f64::from(target.arm.cost_ns(target.in_flight())),
-            times: &target.times,
+            times: target.times.counts(),
         }
     }
 }
@@ -210,7 +214,7 @@ impl Core {
                 json!({
                     "class": class.class.as_deref(),
                     "tenants": class.tenants,
-                    "served": class.served,
+                    "served": class.served(),
                     "refused": class.refused,
                     "in_flight": class.in_flight,
                 })
@@ -242,6 +246,7 @@ impl Core {
                 let counters = &plan.route.counters;
                 RouteMetrics {
                     route: &plan.route.name,
+                    ended: counters.ended.get(),
                     failovers: get(&counters.failovers),
                     hedges: get(&counters.hedges),
                     hedges_won: get(&counters.hedges_won),
@@ -265,7 +270,7 @@ impl Core {
             .into_iter()
             .map(|class| TenantMetrics {
                 class: class.class,
-                served: class.served,
+                ended: class.ended,
                 refused: class.refused,
                 in_flight: class.in_flight,
             })

@@ -173,7 +173,7 @@ impl Spans {
                 self.recorder.record(&Span { kind: Kind::EvictionWait, end_ns, ..own });
             }
         }
-        core.sample_memory_if_due(published_ns);
+        core.sample_memory_on_lane(published_ns);
     }
 
     /// For the consumer: the event of a member whose batch is recorded is about to be given out.

@@ -169,6 +169,7 @@ impl Core {
         }
         if self.see_to(model) {
             self.metrics.misses.add(1);
+            model.traffic.misses.add(1);
         }
         Ok(ticket)
     }
@@ -411,6 +412,7 @@ fn write_rows(batch: &Batch, admitted: &Admitted<'_>, first_row: usize, padded: 
             let size = if layout.joined { admitted.rows * part.row_bytes } else { part.row_bytes };
             // SAFETY: the rows are the caller's, who has claimed them.
             let to = unsafe { region.bytes_mut(offset, size) };
+            batch.line.traffic.here().padding_bytes.add(size.saturating_sub(bytes.len()) as u64);
             write_padded(to, &place, bytes, input.shape, part.dtype.whole_bytes().unwrap_or(1));
             continue;
         }

@@ -12,7 +12,7 @@ use super::spans::Spans;
 use super::{Ticket, next_generation, random_generation};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
-use crate::metrics::{Metrics, Traffic};
+use crate::metrics::Metrics;
 use crate::router::Tenants;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::roster::{Claims, Counts, Held, Life};
@@ -24,6 +24,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, OnceLock};
 
 mod holding;
+mod unresolved;
 
 /// Slots are allocated by the chunk, when first needed.
 const CHUNK: u32 = 256;
@@ -397,8 +398,10 @@ impl Table {
             }
             batch.members[member].status.store(word, Ordering::Relaxed);
             if !flags.job && !flags.child {
-                self.metrics.traffic.outcomes.count(status);
-                batch.line.traffic.outcomes.count(status);
+                batch.line.traffic.here().ended(status, 1);
+                if status == Status::Expired {
+                    batch.note_patience(member);
+                }
             }
             // Before the event: who gets it may count on there being room for another one.
             let lets_go = (flags.routed || flags.child) && abandon(self, batch, member, flags.child, status);
@@ -496,23 +499,6 @@ impl Table {
         if self.is_closed() {
             self.settled.ring_all();
         }
-    }
-
-    /// Requests that are not resolved, of one model or of all; with `queued`, only those that no lane has taken.
-    pub fn unresolved(&self, traffic: Option<&Traffic>, queued: bool) -> u64 {
-        let mut count = 0;
-        self.each(|pin| {
-            let job = pin.line.is_for_jobs()
-                || traffic.is_some_and(|traffic| !ptr::eq(traffic, &*pin.line.traffic));
-            if !job && (!queued || pin.phase() == Phase::Queued) {
-                let members = self.slot(pin.index).claims.counts().members;
-                count += (members - pin.resolved.count(members)) as u64;
-                if pin.has_routed() {
-                    count = count.saturating_sub(pin.unresolved_children(members));
-                }
-            }
-        });
-        count
     }
 
     /// Whether the terminal event of every accepted ticket is in its queue.

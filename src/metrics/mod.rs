@@ -1,12 +1,16 @@
 //! Counters, gauges and latency histograms, and their text forms.
 
 mod histogram;
+mod models;
 pub mod routes;
 mod text;
+mod traffic;
 
-pub use histogram::Histogram;
+pub use histogram::{Counts, Histogram};
+pub use models::{ModelMetrics, within_bounds};
 pub use routes::{RouteMetrics, TargetMetrics, TenantMetrics};
 pub use text::{json, prometheus};
+pub use traffic::{Ended, Fleet, OUTCOMES, Stripe, Totals, Traffic};
 
 use crate::error::Status;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,51 +26,6 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// How accepted requests ended.
-#[derive(Default)]
-pub struct Outcomes {
-    pub ok: Counter,
-    pub failed: Counter,
-    pub cancelled: Counter,
-    pub expired: Counter,
-    pub shut_down: Counter,
-}
-
-impl Outcomes {
-    /// Counts one request that ended with `status`.
-    pub fn count(&self, status: Status) {
-        self.count_many(status, 1);
-    }
-
-    /// Counts requests that ended with `status`.
-    pub fn count_many(&self, status: Status, count: u64) {
-        let counter = match status {
-            Status::Ok => &self.ok,
-            Status::Cancelled => &self.cancelled,
-            Status::Expired => &self.expired,
-            Status::ShutDown => &self.shut_down,
-            _ => &self.failed,
-        };
-        counter.add(count);
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.each().iter().map(|(_, count)| count).sum()
-    }
-
-    /// Names as in the `outcome` label, with the counts.
-    pub fn each(&self) -> [(&'static str, u64); 5] {
-        [
-            ("ok", self.ok.get()),
-            ("failed", self.failed.get()),
-            ("cancelled", self.cancelled.get()),
-            ("expired", self.expired.get()),
-            ("shut_down", self.shut_down.get()),
-        ]
     }
 }
 
@@ -115,27 +74,12 @@ impl Rejections {
     }
 }
 
-/// What is counted once for an engine and once for each of its models, by the batch rather than by the request.
-#[derive(Default)]
-pub struct Traffic {
-    pub outcomes: Outcomes,
-    pub batches: Counter,
-    pub rows: Counter,
-    /// Bytes of memory that batches have.
-    pub buffer_bytes: AtomicU64,
-}
-
 /// An engine's metrics.
 #[derive(Default)]
 pub struct Metrics {
-    pub traffic: Traffic,
+    /// What its models count.
+    pub fleet: Fleet,
     pub rejections: Rejections,
-    /// From submit to the terminal event of requests that ended well, in nanoseconds.
-    pub total: Histogram,
-    /// From submit to the start of the batch.
-    pub queued: Histogram,
-    /// Inside the backend.
-    pub computed: Histogram,
     /// Models that left memory for others.
     pub evictions: Counter,
     /// What it took them to come back.
@@ -158,12 +102,8 @@ pub struct Gauges {
     pub models: [(&'static str, u64); 3],
     /// Models that left memory for others, and would come back for a request.
     pub evicted: u64,
-}
-
-/// One model's share, for the text forms.
-pub struct ModelTraffic<'a> {
-    /// `name:version`.
-    pub name: &'a str,
-    pub accepted: u64,
-    pub traffic: &'a Traffic,
+    /// Events that are ready and that the host has not taken.
+    pub events_waiting: u64,
+    /// CPU time of the threads that compute, in nanoseconds, by their name.
+    pub threads_cpu_ns: Vec<(String, u64)>,
 }

@@ -1,6 +1,7 @@
 //! What differs between operating systems, and needs their C interface.
 #![allow(unsafe_code)]
 
+mod cpu;
 mod environment;
 mod file;
 mod heap;
@@ -8,9 +9,10 @@ mod library;
 mod ready_fd;
 mod threads;
 
+pub use cpu::{process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
 pub use file::file_identity;
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
 pub use library::{file_of, loaded_symbol};
 pub use ready_fd::ReadyFd;
-pub use threads::{ThreadTime, process_cpu_ns, thread_id, thread_times};
+pub use threads::{ThreadTime, thread_id, thread_times};

@@ -31,7 +31,8 @@ fn a_reader_sees_whole_spans_only() {
 fn writers_do_not_mix_what_they_write() {
     explore(Seen::AsLate, 3, || {
         let ring = Arc::new(Ring::<2>::new(1));
-        let writers = [1, 2].map(|number| spawn(&ring, move |ring: &Ring<2>| ring.push([number, 10 * number])));
+        let writers =
+            [1, 2].map(|number| spawn(&ring, move |ring: &Ring<2>| ring.push([number, 10 * number])));
         assert_whole(&ring.read());
         join(writers);
         let read = ring.read();
@@ -47,7 +48,8 @@ fn writers_do_not_mix_what_they_write() {
 fn writers_have_places_of_their_own() {
     explore(Seen::AsLate, 3, || {
         let ring = Arc::new(Ring::<2>::new(2));
-        let writers = [1, 2].map(|number| spawn(&ring, move |ring: &Ring<2>| ring.push([number, 10 * number])));
+        let writers =
+            [1, 2].map(|number| spawn(&ring, move |ring: &Ring<2>| ring.push([number, 10 * number])));
         join(writers);
         let mut read = ring.read();
         read.sort_unstable();

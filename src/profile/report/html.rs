@@ -13,6 +13,7 @@ use std::fmt::Write;
 const SLOWEST: usize = 16;
 const OPERATORS: usize = 25;
 const MODELS: usize = 40;
+const TRENDS: usize = 36;
 
 pub fn html(recording: &Recording, trends: &Value, advice: &Value) -> String {
     let requests = recording.requests();
@@ -266,18 +267,44 @@ fn memory(page: &mut String, recording: &Recording) {
 }
 
 fn trend_charts(page: &mut String, trends: &Value) {
-    let Some(series) = trends.as_object().filter(|series| !series.is_empty()) else { return };
-    section(page, "Trends", "What the engine remembers of the past, by the second.");
+    let Some(levels) = trends.as_object() else { return };
+    // Series, or objects of series by the length of their steps.
+    let mut all: Vec<(&str, Line)> =
+        levels.iter().filter_map(|(name, value)| Some(("", series(name, value)?))).collect();
+    for (level, value) in levels {
+        let inner = value.as_object().into_iter().flatten();
+        all.extend(inner.filter_map(|(name, value)| Some((level.as_str(), series(name, value)?))));
+    }
+    all.retain(|(_, line)| line.points.len() > 1);
+    if all.is_empty() {
+        return;
+    }
+    section(page, "Trends", "What the engine remembers of the past, up to now.");
+    let mut current = None;
     page.push_str("<div class=\"two\">");
-    for (name, points) in series.iter().take(24) {
-        let Some(points) = points.as_array() else { continue };
-        let point = |point: &Value| Some((point.get(0)?.as_f64()?, point.get(1)?.as_f64()?));
-        let line = Line { name: name.clone(), points: points.iter().filter_map(point).collect() };
-        page.push_str("<div>");
-        page.push_str(&chart::lines(&[line], short));
-        page.push_str("</div>");
+    for (level, line) in all.into_iter().take(TRENDS) {
+        if current != Some(level) {
+            let _ = write!(page, "</div><h3>{}</h3><div class=\"two\">", escape(level));
+            current = Some(level);
+        }
+        let (is_time, is_size) = (line.name.ends_with("_ns"), line.name.ends_with("_bytes"));
+        let label = |value: f64| match (is_time, is_size) {
+            (true, _) => time(value),
+            (_, true) => bytes(value as u64),
+            _ => short(value),
+        };
+        let _ = write!(page, "<div>{}</div>", chart::lines(&[line], label));
     }
     page.push_str("</div></section>");
+}
+
+/// A series of `[seconds, value]`, with its times before its last.
+fn series(name: &str, value: &Value) -> Option<Line> {
+    let point = |point: &Value| Some((point.get(0)?.as_f64()?, point.get(1)?.as_f64()?));
+    let mut points: Vec<(f64, f64)> = value.as_array()?.iter().filter_map(point).collect();
+    let last = points.last()?.0;
+    points.iter_mut().for_each(|(at, _)| *at -= last);
+    Some(Line { name: name.to_owned(), points })
 }
 
 /// Advice as a list of objects: what is wrong, why, and what to do; whichever of their texts there are.

@@ -96,8 +96,8 @@ fn recording(level: &str) -> Recording {
 }
 
 fn report(format: Format, level: &str) -> String {
-    let trends =
-        json!({"requests a second": [[0, 10.0], [1, 20.5], ["x", null]], HOSTILE: [[0, 1]], "odd": 5});
+    let trends = json!({"requests a second": [[0, 10.0], [1, 20.5], ["x", null]], HOSTILE: [[0, 1], [2, 3]], "odd": 5,
+                        "minutes": {"p99_ns": [[1e9, 5.0], [1.00000006e9, 7.0]], HOSTILE: [[0, 1], [2, 3]]}});
     let advice = json!([{"what": HOSTILE, "gain": 0.25}, "plain"]);
     write(format, &recording(level), &trends, &advice)
 }

@@ -1,0 +1,41 @@
+//! What a lane counts of the batches that it runs.
+#![allow(unsafe_code)]
+
+use super::execute::Lane;
+use crate::clock::now_ns;
+use crate::error::Status;
+
+impl Lane<'_> {
+    /// Counts a run of the backend's.
+    pub fn count_run(&self, rows: usize, computed_ns: u64) {
+        let counted = self.batch.line.traffic.here();
+        counted.batches.add(1);
+        counted.rows.add(rows as u64);
+        if self.core.config.metrics.histograms {
+            counted.batch_rows.record(rows as u64);
+            counted.computed.record(computed_ns);
+        }
+        if let Some(layout) = self.batch.line.layout() {
+            let rows = if layout.joined { rows } else { 1 };
+            let bytes: usize = layout.inputs.iter().map(|part| part.row_bytes).sum();
+            counted.input_bytes.add((rows * bytes) as u64);
+        }
+    }
+
+    /// Takes note of how long everything took, right before the host hears of it.
+    pub fn record_times(&self) {
+        // SAFETY: this is the lane.
+        let lap = unsafe { self.batch.lap() };
+        if lap.status != Status::Ok || !self.core.config.metrics.histograms {
+            return;
+        }
+        let now = now_ns();
+        let gathered_ns = lap.started_ns.saturating_sub(self.written_ns);
+        let counted = self.batch.line.traffic.here();
+        counted.copied.record(gathered_ns + now.saturating_sub(lap.ended_ns));
+        // SAFETY: written, and held by the lane.
+        let submitted = || self.published().map(|member| unsafe { self.batch.request(member) }.submitted_ns);
+        counted.total.record_all(submitted().map(|at| now.saturating_sub(at)));
+        counted.queued.record_all(submitted().map(|at| lap.taken_ns.saturating_sub(at)));
+    }
+}
