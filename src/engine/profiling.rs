@@ -231,6 +231,7 @@ impl Core {
         if session.config.has(ProfileMode::Cpu) && level == ProfileLevel::Basic {
             notes.push("operators are profiled from the level \"detailed\" on".into());
         }
+        let (recorded, complete_since_ns) = spans.recorder.spans();
         Ok(Recording {
             config: session.config.clone(),
             running,
@@ -239,7 +240,8 @@ impl Core {
             counts: spans.recorder.counts(),
             batches: batches.saturating_sub(session.before.0),
             requests: requests.saturating_sub(session.before.1),
-            spans: spans.recorder.spans(),
+            spans: recorded,
+            complete_since_ns,
             rare: session.rare.iter().cloned().collect(),
             rare_dropped: session.rare_dropped,
             names: session.names.clone(),

@@ -62,6 +62,8 @@ pub struct Recording {
     pub batches: u64,
     pub requests: u64,
     pub spans: Vec<Span>,
+    /// Requests that came since then are whole: later spans have overwritten earlier ones.
+    pub complete_since_ns: u64,
     pub rare: Vec<Rare>,
     /// Rare ones that found no room.
     pub rare_dropped: u64,
@@ -174,6 +176,9 @@ impl Recording {
         let mut requests = Vec::new();
         for (ticket, mut spans) in own {
             let Some(queue) = spans.iter().find(|span| span.kind == Kind::Queue).copied() else { continue };
+            if queue.start_ns < self.complete_since_ns {
+                continue;
+            }
             if queue.batch != 0 {
                 let Some(batch) = batches.get(&queue.batch) else { continue };
                 if ![Kind::Copy, Kind::Compute, Kind::Scatter]

@@ -143,7 +143,7 @@ th{color:var(--dim);font-weight:500}td:first-child,th:first-child,td.t,th.t{text
 td.t{max-width:340px;overflow:hidden;text-overflow:ellipsis}tr:last-child td{border-bottom:0}
 .meter{display:inline-block;width:110px;height:8px;border-radius:4px;background:var(--line);vertical-align:middle;margin-right:8px}
 .meter i{display:block;height:8px;border-radius:4px;background:var(--c2)}
-ul.advice{list-style:none;margin:0;padding:0}ul.advice li{border-left:3px solid var(--accent);padding:2px 0 2px 12px;margin:10px 0}
+details{margin-top:14px}summary{cursor:pointer;font-weight:600;font-size:14px}ul.advice{list-style:none;margin:0;padding:0}ul.advice li{border-left:3px solid var(--accent);padding:2px 0 2px 12px;margin:10px 0}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:8px 28px}
 @media(max-width:520px){.two{grid-template-columns:1fr}}@media print{section,.tile{break-inside:avoid}}
 ";
