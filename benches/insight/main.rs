@@ -4,9 +4,11 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "../router/abi.rs"]
+#[allow(dead_code)]
 mod abi;
 mod overhead;
 #[path = "../memory/report.rs"]
+#[allow(dead_code)]
 mod report;
 #[path = "../common/table.rs"]
 mod table;

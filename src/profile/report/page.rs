@@ -120,7 +120,7 @@ header{display:flex;align-items:baseline;gap:14px;flex-wrap:wrap;margin-bottom:1
 h1{font-size:26px;margin:0;letter-spacing:-.02em}h1 b{color:var(--accent)}
 h2{font-size:17px;margin:0 0 4px}h3{font-size:14px;margin:16px 0 6px}p.sub,.dim{color:var(--dim)}p.sub{margin:0 0 14px;font-size:13px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(148px,1fr));gap:12px;margin-bottom:16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(134px,1fr));gap:12px;margin-bottom:16px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 16px}
 .tile .v{font-size:23px;font-weight:650;letter-spacing:-.02em;white-space:nowrap}.tile .n{color:var(--dim);font-size:12.5px}
 .badge{border:1px solid var(--line);border-radius:99px;padding:1px 10px;font-size:12.5px;color:var(--dim);background:var(--card)}
