@@ -62,7 +62,7 @@ impl Turns {
         let every = self.every.load(Ordering::Relaxed);
         if every > 0 {
             // Wraps after as many as nobody counts.
-            let mine = self.left.fetch_add(1, Ordering::Relaxed) % every == 0;
+            let mine = self.left.fetch_add(1, Ordering::Relaxed).is_multiple_of(every);
             self.taken.fetch_add(u64::from(mine), Ordering::Relaxed);
             return mine;
         }
