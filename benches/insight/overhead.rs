@@ -1,4 +1,5 @@
-//! What profiling costs: the same traffic with and without, in turns so short that the machine's moods hit both.
+//! What profiling costs: the same traffic with and without, in turns so short that the machine's moods hit both. Beside
+//! the requests a second, the CPU time of a request, which other programs on the same cores change less.
 #![allow(unsafe_code)]
 
 use crate::Bench;
@@ -52,8 +53,19 @@ impl Row {
     }
 }
 
-/// Requests a second with so many in flight.
-fn in_flight(queue: &mut Queue<'_>, request: &Request, slice: Duration) -> f64 {
+/// Requests a second, and how many for each second of CPU time.
+type Rates = [f64; 2];
+
+/// CPU time of the process so far, in seconds.
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// With so many in flight.
+fn in_flight(queue: &mut Queue<'_>, request: &Request, slice: Duration) -> Rates {
     let submit = |queue: &Queue<'_>, count: usize| {
         for _ in 0..count {
             if queue.submit(request) != BLAZE_STATUS_OK {
@@ -62,26 +74,27 @@ fn in_flight(queue: &mut Queue<'_>, request: &Request, slice: Duration) -> f64 {
         }
     };
     submit(queue, IN_FLIGHT);
-    let (start, mut done) = (Instant::now(), 0);
+    let (start, cpu, mut done) = (Instant::now(), cpu_seconds(), 0);
     let elapsed = loop {
         let count = queue.collect();
         done += count;
         let elapsed = start.elapsed();
         if elapsed >= slice {
+            let cpu = cpu_seconds() - cpu;
             let mut left = IN_FLIGHT - count;
             while left > 0 {
                 left -= queue.collect();
             }
-            break elapsed;
+            break [elapsed.as_secs_f64(), cpu];
         }
         submit(queue, count);
     };
-    done as f64 / elapsed.as_secs_f64()
+    elapsed.map(|seconds| done as f64 / seconds)
 }
 
-/// Requests a second, one after the other, on this thread.
-fn one_by_one(engine: &Engine, request: &Request, slice: Duration) -> f64 {
-    let (start, mut done) = (Instant::now(), 0_u64);
+/// One after the other, on this thread.
+fn one_by_one(engine: &Engine, request: &Request, slice: Duration) -> Rates {
+    let (start, cpu, mut done) = (Instant::now(), cpu_seconds(), 0_u64);
     loop {
         for _ in 0..8 {
             engine.infer(request);
@@ -89,7 +102,7 @@ fn one_by_one(engine: &Engine, request: &Request, slice: Duration) -> f64 {
         done += 8;
         let elapsed = start.elapsed();
         if elapsed >= slice {
-            return done as f64 / elapsed.as_secs_f64();
+            return [elapsed.as_secs_f64(), cpu_seconds() - cpu].map(|seconds| done as f64 / seconds);
         }
     }
 }
@@ -134,29 +147,36 @@ fn compare(
     name: &str,
     most: [f64; 2],
     engine: &Engine,
-    mut traffic: impl FnMut(Duration) -> f64,
+    mut traffic: impl FnMut(Duration) -> Rates,
 ) {
-    let rounds = bench.pick(12, 120);
+    let rounds = bench.pick(12, 80);
     let slice = Duration::from_millis(bench.pick(20, 50));
-    let mut ratios: [Vec<f64>; STATES.len()] = Default::default();
+    let mut ratios: [[Vec<f64>; 2]; STATES.len()] = Default::default();
     let mut plain = Vec::new();
     traffic(slice * 2);
     for round in 0..rounds {
-        let mut rates = [0.0; STATES.len()];
+        let mut rates = [[0.0; 2]; STATES.len()];
         for turn in 0..STATES.len() {
             // Forwards and backwards in turn, each time from another one on.
             let at = if round % 2 == 0 { turn } else { STATES.len() - 1 - turn };
             let at = (at + round / 2) % STATES.len();
-            rates[at] = with_profile(engine, STATES[at].1, || traffic(slice));
+            // What a start does by itself, and the first profile of operators, are over when it counts.
+            rates[at] = with_profile(engine, STATES[at].1, || {
+                traffic(slice / 2);
+                traffic(slice)
+            });
         }
-        plain.push(rates[0]);
+        plain.push(rates[0][0]);
         for (ratios, rate) in ratios.iter_mut().zip(rates) {
-            ratios.push(rate / ((rates[0] + rates[1]) / 2.0));
+            for (what, ratios) in ratios.iter_mut().enumerate() {
+                ratios.push(rate[what] / ((rates[0][what] + rates[1][what]) / 2.0));
+            }
         }
     }
     let rate = median(&mut plain);
     for (at, (state, _)) in STATES.iter().enumerate().skip(1) {
-        let values = &mut ratios[at];
+        let of_cpu = (1.0 - median(&mut ratios[at][1])) * 100.0;
+        let values = &mut ratios[at][0];
         let middle = median(values);
         let quarter = values.len() / 4;
         let spread = (values[values.len() - 1 - quarter] - values[quarter]) / 2.0 * 100.0;
@@ -167,8 +187,9 @@ fn compare(
             _ => Goal::None,
         };
         let error = spread / (values.len() as f64).sqrt() * 1.25;
-        let note =
-            format!("of {rate:.0}/s; half of the rounds within ±{spread:.1} %, the median ±{error:.2} %");
+        let note = format!(
+            "of {rate:.0}/s; half of the rounds within ±{spread:.1} %, the median ±{error:.2} %; {of_cpu:.2} % fewer for each second of CPU time"
+        );
         bench.add(format!("profile {state}: {name}"), cost, goal, "% slower", note);
         if at == 2 {
             bench.must_stay_below(10.0);

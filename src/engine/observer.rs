@@ -169,6 +169,7 @@ impl Core {
 
     /// Looks. Returns whether there will be something to see soon.
     fn look(&self, now: u64) -> bool {
+        self.sample_memory_if_due(now);
         let seen = &mut *lock(&self.observer.seen);
         let progress = self.metrics.fleet.progress();
         let waiting = self.table.unresolved_by_model();

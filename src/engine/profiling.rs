@@ -154,6 +154,13 @@ impl Core {
         }
     }
 
+    /// As `sample_memory_if_due`, for lanes: only if there is no observer to do it.
+    pub(super) fn sample_memory_on_lane(&self, now: u64) {
+        if self.config.threads == Some(0) || !self.config.metrics.trends {
+            self.sample_memory_if_due(now);
+        }
+    }
+
     /// Takes note of what memory is used for, at most once a second.
     pub fn sample_memory_if_due(&self, now: u64) {
         let spans = &self.table.spans;
@@ -240,6 +247,7 @@ impl Core {
         if session.config.has(ProfileMode::Cpu) && level == ProfileLevel::Basic {
             notes.push("operators are profiled from the level \"detailed\" on".into());
         }
+        let (recorded, complete_since_ns) = spans.recorder.spans();
         Ok(Recording {
             config: session.config.clone(),
             running,
@@ -248,7 +256,8 @@ impl Core {
             counts: spans.recorder.counts(),
             batches: batches.saturating_sub(session.before.0),
             requests: requests.saturating_sub(session.before.1),
-            spans: spans.recorder.spans(),
+            spans: recorded,
+            complete_since_ns,
             rare: session.rare.iter().cloned().collect(),
             rare_dropped: session.rare_dropped,
             names: session.names.clone(),

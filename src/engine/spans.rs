@@ -44,7 +44,7 @@ fn marks(first: usize, stride: usize) -> u64 {
 
 fn is_marked(probe: u64, member: usize) -> bool {
     let (first, stride) = (probe as u32 as usize, (probe & !RECORDED) >> 32);
-    member >= first && (member - first) as u64 % stride.max(1) == 0
+    member >= first && ((member - first) as u64).is_multiple_of(stride.max(1))
 }
 
 /// What a lane records of its batch.
@@ -173,7 +173,7 @@ impl Spans {
                 self.recorder.record(&Span { kind: Kind::EvictionWait, end_ns, ..own });
             }
         }
-        core.sample_memory_if_due(published_ns);
+        core.sample_memory_on_lane(published_ns);
     }
 
     /// For the consumer: the event of a member whose batch is recorded is about to be given out.

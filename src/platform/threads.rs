@@ -58,18 +58,17 @@ pub fn thread_times() -> Vec<ThreadTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::process_cpu_ns;
 
     #[test]
     #[cfg(target_os = "linux")]
     fn this_thread_is_among_them_and_takes_time() {
         let find = || thread_times().into_iter().find(|time| time.id == thread_id()).unwrap();
-        let (before, process) = (find(), process_cpu_ns().unwrap());
+        let before = find();
         let began = std::time::Instant::now();
         while began.elapsed().as_millis() < 30 {
             std::hint::black_box(0);
         }
-        assert!(process_cpu_ns().unwrap() > process && !before.name.is_empty());
+        assert!(!before.name.is_empty());
         assert!(find().cpu_ns >= before.cpu_ns);
         let other = std::thread::spawn(thread_id).join().unwrap();
         assert_ne!(other, thread_id());

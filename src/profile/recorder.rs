@@ -62,7 +62,7 @@ impl Turns {
         let every = self.every.load(Ordering::Relaxed);
         if every > 0 {
             // Wraps after as many as nobody counts.
-            let mine = self.left.fetch_add(1, Ordering::Relaxed) % every == 0;
+            let mine = self.left.fetch_add(1, Ordering::Relaxed).is_multiple_of(every);
             self.taken.fetch_add(u64::from(mine), Ordering::Relaxed);
             return mine;
         }
@@ -233,16 +233,23 @@ impl Recorder {
         }
     }
 
-    /// What was recorded, by its start.
-    pub fn spans(&self) -> Vec<Span> {
-        let mut spans = Vec::new();
+    /// What was recorded, by its start; and since when nothing is missing, as one ring may go further back than another.
+    pub fn spans(&self) -> (Vec<Span>, u64) {
+        let (mut spans, mut complete_since_ns) = (Vec::new(), 0);
         for stripe in &self.stripes {
             if let Some(ring) = &*stripe.0.read().unwrap_or_else(PoisonError::into_inner) {
-                spans.extend(ring.read().into_iter().filter_map(Span::unpack));
+                let read = ring.read();
+                if ring.counts().1 > 0 {
+                    // They are written when they end.
+                    let oldest = read.first().and_then(|words| Span::unpack(*words));
+                    complete_since_ns = complete_since_ns.max(oldest.map_or(0, |oldest| oldest.end_ns));
+                }
+                spans.extend(read.into_iter().filter_map(Span::unpack));
             }
         }
+        spans.retain(|span| span.end_ns >= complete_since_ns);
         spans.sort_by_key(|span| (span.start_ns, span.kind));
-        spans
+        (spans, complete_since_ns)
     }
 
     pub fn counts(&self) -> Counts {
@@ -294,7 +301,7 @@ mod tests {
         let recorder = Recorder::default();
         assert!(!recorder.runs() && !recorder.takes_batch(5) && !recorder.takes_submit(u64::MAX - 1));
         recorder.record(&span(1, 0));
-        assert_eq!((recorder.spans(), recorder.counts().dropped), (vec![], 1));
+        assert_eq!((recorder.spans().0, recorder.counts().dropped), (vec![], 1));
     }
 
     #[test]
@@ -356,9 +363,9 @@ mod tests {
         recorder.stop();
         let counts = recorder.counts();
         assert_eq!((counts.recorded, counts.overwritten, counts.bytes), (3001, 3000 - 256, 1024 * 64));
-        let spans = recorder.spans();
-        assert_eq!((spans.len(), spans[0].start_ns, spans[256].start_ns), (257, 2744, 9_999));
+        let (spans, since_ns) = recorder.spans();
+        assert_eq!((spans.len(), spans[0].start_ns, spans[256].start_ns, since_ns), (257, 2744, 9_999, 2749));
         recorder.start(&config("{}"), true);
-        assert_eq!(recorder.spans(), []);
+        assert_eq!(recorder.spans(), (vec![], 0));
     }
 }

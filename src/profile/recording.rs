@@ -62,6 +62,8 @@ pub struct Recording {
     pub batches: u64,
     pub requests: u64,
     pub spans: Vec<Span>,
+    /// Requests that came since then are whole: later spans have overwritten earlier ones.
+    pub complete_since_ns: u64,
     pub rare: Vec<Rare>,
     /// Rare ones that found no room.
     pub rare_dropped: u64,
@@ -174,6 +176,9 @@ impl Recording {
         let mut requests = Vec::new();
         for (ticket, mut spans) in own {
             let Some(queue) = spans.iter().find(|span| span.kind == Kind::Queue).copied() else { continue };
+            if queue.start_ns < self.complete_since_ns {
+                continue;
+            }
             if queue.batch != 0 {
                 let Some(batch) = batches.get(&queue.batch) else { continue };
                 if ![Kind::Copy, Kind::Compute, Kind::Scatter]
@@ -204,26 +209,25 @@ impl Recording {
 
     /// Model by model, by name.
     pub fn models(&self, requests: &[Request]) -> Vec<ModelSummary> {
-        let mut models: BTreeMap<String, (ModelSummary, BTreeMap<Kind, Vec<u64>>, Vec<u64>)> =
-            BTreeMap::new();
+        let mut models: BTreeMap<String, Gathered> = BTreeMap::new();
         for span in &self.spans {
             if span.model == 0 {
                 continue;
             }
             let entry = models.entry(self.name(span.model)).or_default();
-            entry.1.entry(span.kind).or_default().push(span.ns());
+            entry.kinds.entry(span.kind).or_default().push(span.ns());
             if span.kind == Kind::Compute {
-                entry.2.push(span.rows.into());
+                entry.rows.push(span.rows.into());
             }
         }
         for rare in &self.rare {
             if matches!(rare.kind, Kind::Load | Kind::Evict) {
                 let entry = models.entry(rare.name.clone()).or_default();
-                entry.1.entry(rare.kind).or_default().push(rare.ns());
+                entry.kinds.entry(rare.kind).or_default().push(rare.ns());
             }
         }
         for request in requests {
-            let (model, ..) = models.entry(self.name(request.model)).or_default();
+            let Gathered { model, .. } = models.entry(self.name(request.model)).or_default();
             match request.status {
                 0 => model.totals.push(request.ns()),
                 _ => model.failed += 1,
@@ -236,17 +240,25 @@ impl Recording {
                 }
             }
         }
-        let summed =
-            |(name, (mut model, kinds, rows)): (String, (ModelSummary, BTreeMap<_, _>, Vec<u64>))| {
-                model.name = name;
-                model.totals.sort_unstable();
-                model.total = Summary::of(model.totals.clone());
-                model.kinds = kinds.into_iter().map(|(kind, values)| (kind, Summary::of(values))).collect();
-                model.rows_per_batch = rows.iter().sum::<u64>() as f64 / rows.len().max(1) as f64;
-                model
-            };
+        let summed = |(name, gathered): (String, Gathered)| {
+            let Gathered { mut model, kinds, rows } = gathered;
+            model.name = name;
+            model.totals.sort_unstable();
+            model.total = Summary::of(model.totals.clone());
+            model.kinds = kinds.into_iter().map(|(kind, values)| (kind, Summary::of(values))).collect();
+            model.rows_per_batch = rows.iter().sum::<u64>() as f64 / rows.len().max(1) as f64;
+            model
+        };
         models.into_iter().map(summed).collect()
     }
+}
+
+/// What is gathered for one model: times by kind, and rows of batches.
+#[derive(Default)]
+struct Gathered {
+    model: ModelSummary,
+    kinds: BTreeMap<Kind, Vec<u64>>,
+    rows: Vec<u64>,
 }
 
 /// The slowest of some requests, slowest first.

@@ -31,7 +31,7 @@ impl<const WORDS: usize> Ring<WORDS> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let place = &self.places[(number % self.places.len() as u64) as usize];
         let before = place.turn.load(Ordering::Relaxed);
-        let free = before % 2 == 0 && before <= 2 * number;
+        let free = before.is_multiple_of(2) && before <= 2 * number;
         // Acquire: the words that another thread wrote here before are not written later than this one's.
         let taken = free
             && place

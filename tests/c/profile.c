@@ -3,10 +3,12 @@
 #include "json.h"
 #include <pthread.h>
 
-/* A report, in one buffer for each thread; NULL if there is none. */
+/* One buffer for each thread, which frees it before it ends. */
+static _Thread_local char *text;
+static _Thread_local size_t room;
+
+/* A report; NULL if there is none. */
 static const char *report(blaze_engine *engine, blaze_report_format format) {
-    static _Thread_local char *text;
-    static _Thread_local size_t room;
     size_t needed = 0;
     blaze_error error;
     for (int tries = 0; tries < 100; tries++) {
@@ -38,28 +40,28 @@ static void a_profile_is_started_reported_and_stopped(void) {
     CHECK_STATUS(blaze_profile_start(rig.engine, "{\"level\": \"comprehensive\"}", &error), OK);
     infer(&rig, 20);
     EXPECT_EVENT(rig.queue, submit_simple(&rig, 1), OK);
-    const char *text = report(rig.engine, BLAZE_REPORT_JSON);
-    REQUIRE(text);
-    CHECK_JSON(text, "running", "true");
-    CHECK_JSON(text, "settings.level", "comprehensive");
-    CHECK_JSON(text, "network.available", "false");
-    CHECK_JSON(text, "models[name=mock:1].name", "mock:1");
-    CHECK_INT(json_number(text, "models[name=mock:1].total.count"), 21);
-    CHECK_INT(json_number(text, "requests"), 21);
+    const char *json = report(rig.engine, BLAZE_REPORT_JSON);
+    REQUIRE(json);
+    CHECK_JSON(json, "running", "true");
+    CHECK_JSON(json, "settings.level", "comprehensive");
+    CHECK_JSON(json, "network.available", "false");
+    CHECK_JSON(json, "models[name=mock:1].name", "mock:1");
+    CHECK_INT(json_number(json, "models[name=mock:1].total.count"), 21);
+    CHECK_INT(json_number(json, "requests"), 21);
     CHECK_STATUS(blaze_profile_stop(rig.engine, &error), OK);
     infer(&rig, 5);
-    text = report(rig.engine, BLAZE_REPORT_JSON);
-    REQUIRE(text);
-    CHECK_JSON(text, "running", "false");
-    CHECK_INT(json_number(text, "requests"), 21);
-    text = report(rig.engine, BLAZE_REPORT_TRACE);
-    REQUIRE(text);
-    CHECK(json_count(text, "traceEvents") > 21);
-    text = report(rig.engine, BLAZE_REPORT_HTML);
-    REQUIRE(text);
-    CHECK_TEXT(text, "<!doctype html>");
-    CHECK_TEXT(text, "mock:1");
-    CHECK_TEXT(text, "</html>");
+    json = report(rig.engine, BLAZE_REPORT_JSON);
+    REQUIRE(json);
+    CHECK_JSON(json, "running", "false");
+    CHECK_INT(json_number(json, "requests"), 21);
+    json = report(rig.engine, BLAZE_REPORT_TRACE);
+    REQUIRE(json);
+    CHECK(json_count(json, "traceEvents") > 21);
+    json = report(rig.engine, BLAZE_REPORT_HTML);
+    REQUIRE(json);
+    CHECK_TEXT(json, "<!doctype html>");
+    CHECK_TEXT(json, "mock:1");
+    CHECK_TEXT(json, "</html>");
     rig_down(&rig);
 }
 
@@ -107,24 +109,24 @@ static void starting_twice_changes_how_and_keeps_what_there_is(void) {
     infer(&rig, 10);
     CHECK_STATUS(blaze_profile_start(rig.engine, "{\"level\": \"debug\"}", NULL), OK);
     infer(&rig, 10);
-    const char *text = report(rig.engine, BLAZE_REPORT_JSON);
-    REQUIRE(text);
-    CHECK_JSON(text, "settings.level", "debug");
-    CHECK_INT(json_number(text, "models[name=mock:1].total.count"), 20);
-    CHECK(json_count(text, "spans") >= 60);
+    const char *json = report(rig.engine, BLAZE_REPORT_JSON);
+    REQUIRE(json);
+    CHECK_JSON(json, "settings.level", "debug");
+    CHECK_INT(json_number(json, "models[name=mock:1].total.count"), 20);
+    CHECK(json_count(json, "spans") >= 60);
     CHECK_STATUS(blaze_profile_stop(rig.engine, NULL), OK);
     CHECK_STATUS(blaze_profile_start(rig.engine, NULL, NULL), OK);
-    text = report(rig.engine, BLAZE_REPORT_JSON);
-    REQUIRE(text);
-    CHECK_INT(json_count(text, "models"), 0); /* anew */
+    json = report(rig.engine, BLAZE_REPORT_JSON);
+    REQUIRE(json);
+    CHECK_INT(json_count(json, "models"), 0); /* anew */
     rig_down(&rig);
 }
 
 static void an_engine_may_be_profiled_from_the_start(void) {
     struct rig rig = rig_up("{\"profile\": {\"level\": \"basic\"}}", "", "");
-    const char *text = report(rig.engine, BLAZE_REPORT_JSON);
-    REQUIRE(text);
-    CHECK_INT(json_count(text, "io.loads"), 1); /* the rig's model */
+    const char *json = report(rig.engine, BLAZE_REPORT_JSON);
+    REQUIRE(json);
+    CHECK_INT(json_count(json, "io.loads"), 1); /* the rig's model */
     rig_down(&rig);
     blaze_engine *engine = NULL;
     blaze_error error;
@@ -178,13 +180,14 @@ static void *meddle(void *number) {
     for (unsigned turn = (unsigned)(uintptr_t)number; turns-- > 0; turn++) {
         CHECK_STATUS(blaze_profile_start(shared.engine, settings[turn % COUNT(settings)], NULL), OK);
         sleep_ns(2 * MILLISECOND);
-        const char *text = report(shared.engine, 1 + turn % 3);
-        CHECK(text && strlen(text) > 100);
+        const char *written = report(shared.engine, 1 + turn % 3);
+        CHECK(written && strlen(written) > 100);
         if (turn % 4 == 3) {
             blaze_status status = blaze_profile_stop(shared.engine, NULL);
             CHECK(status == BLAZE_STATUS_OK || status == BLAZE_STATUS_INVALID_STATE); /* the other one was first */
         }
     }
+    free(text);
     return NULL;
 }
 

@@ -5,7 +5,9 @@ use crate::profile::Kind;
 use crate::profile::recording::{Recording, Request, quantile};
 use std::fmt::Write;
 
-const WIDTH: f64 = 640.0;
+/// Of pictures as wide as the page, and of two side by side.
+const WIDE: f64 = 1040.0;
+const HALF: f64 = 506.0;
 const HEIGHT: f64 = 190.0;
 const LEFT: f64 = 58.0;
 const BOTTOM: f64 = 22.0;
@@ -27,12 +29,12 @@ pub fn lines(lines: &[Line], label: impl Fn(f64) -> String) -> String {
         return "<p class=\"dim\">nothing was recorded</p>".into();
     }
     let (span, most) = ((last - first).max(1e-9), if most > 0.0 { nice(most) } else { 1.0 });
-    let x_of = |x: f64| LEFT + (x - first) / span * (WIDTH - LEFT - 8.0);
+    let x_of = |x: f64| LEFT + (x - first) / span * (HALF - LEFT - 8.0);
     let y_of = |y: f64| 8.0 + (1.0 - y.clamp(0.0, most) / most) * (HEIGHT - BOTTOM - 8.0);
-    let mut svg = start(HEIGHT);
+    let mut svg = start(HALF, HEIGHT);
     for step in 0..=4 {
         let value = most * f64::from(step) / 4.0;
-        grid(&mut svg, y_of(value), &label(value));
+        grid(&mut svg, HALF, y_of(value), &label(value));
     }
     for step in 0..=4 {
         let at = first + span * f64::from(step) / 4.0;
@@ -79,17 +81,17 @@ pub fn quantiles(lines: &[(String, &[u64])]) -> String {
         lines.iter().filter_map(|(_, values)| values.first()).min().map_or(1.0, |low| (*low).max(1) as f64);
     let high = lines.iter().filter_map(|(_, values)| values.last()).max().map_or(1.0, |high| *high as f64);
     let (low, high) = (low.log10().floor(), high.max(10.0).log10().ceil());
-    let x_of = |share: f64| LEFT + place(share) / place(last).max(0.1) * (WIDTH - LEFT - 8.0);
+    let x_of = |share: f64| LEFT + place(share) / place(last).max(0.1) * (WIDE - LEFT - 8.0);
     let y_of =
         |ns: f64| 8.0 + (1.0 - (ns.max(1.0).log10() - low) / (high - low).max(1.0)) * (HEIGHT - BOTTOM - 8.0);
-    let mut svg = start(HEIGHT);
+    let mut svg = start(WIDE, HEIGHT);
     for power in (low as i32)..=(high as i32) {
         let value = 10f64.powi(power);
-        grid(&mut svg, y_of(value), &time(value));
+        grid(&mut svg, WIDE, y_of(value), &time(value));
     }
-    for share in [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999].into_iter().filter(|share| *share <= last) {
-        let anchor = if share == 0.0 { "start" } else { "middle" };
-        let name = if share == 0.0 { "fastest".into() } else { format!("p{}", share * 100.0) };
+    for share in [0.5, 0.9, 0.99, 0.999, 0.9999].into_iter().filter(|share| *share <= last) {
+        let anchor = if share == last { "end" } else { "middle" };
+        let name = format!("p{}", (share * 1e6).round() / 1e4);
         text(&mut svg, x_of(share), HEIGHT - 5.0, anchor, &name);
     }
     let mut legend = String::from("<div class=\"legend\">");
@@ -111,8 +113,8 @@ pub fn timeline(recording: &Recording, requests: &[&Request]) -> String {
     const NAMES: f64 = 170.0;
     let longest = requests.iter().map(|request| request.ns()).max().unwrap_or(0).max(1) as f64;
     let height = ROW * requests.len() as f64 + BOTTOM;
-    let x_of = |ns: u64| NAMES + ns as f64 / longest * (WIDTH - NAMES - 60.0);
-    let mut svg = start(height);
+    let x_of = |ns: u64| NAMES + ns as f64 / longest * (WIDE - NAMES - 70.0);
+    let mut svg = start(WIDE, height);
     for (row, request) in requests.iter().enumerate() {
         let y = ROW * row as f64;
         let mut name = recording.name(request.model);
@@ -155,14 +157,14 @@ pub fn legend(kinds: &[Kind]) -> String {
     legend + "</div>"
 }
 
-fn start(height: f64) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">")
+fn start(width: f64, height: f64) -> String {
+    format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\">")
 }
 
-fn grid(svg: &mut String, y: f64, label: &str) {
+fn grid(svg: &mut String, width: f64, y: f64, label: &str) {
     let _ = write!(
         svg,
-        "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+        "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{width}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
          <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
         LEFT - 6.0,
         y + 4.0,

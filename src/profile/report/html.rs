@@ -14,6 +14,7 @@ use std::fmt::Write;
 const SLOWEST: usize = 16;
 const OPERATORS: usize = 25;
 const MODELS: usize = 40;
+const TRENDS: usize = 36;
 
 pub fn html(recording: &Recording, trends: &Value, advice: &Value) -> String {
     let requests = recording.requests();
@@ -61,12 +62,6 @@ fn tiles(page: &mut String, recording: &Recording, requests: &[Request]) {
     let seconds = recording.duration_ns() as f64 / 1e9;
     let ok: Vec<u64> = requests.iter().filter(|request| request.status == 0).map(Request::ns).collect();
     let times = Summary::of(ok);
-    let mut tile = |value: &str, name: &str| {
-        let _ = write!(
-            page,
-            "<div class=\"tile\"><div class=\"v\">{value}</div><div class=\"n\">{name}</div></div>"
-        );
-    };
     let mut all: Vec<(String, String)> = vec![
         (time(recording.duration_ns() as f64), "profiled".into()),
         (
@@ -88,10 +83,14 @@ fn tiles(page: &mut String, recording: &Recording, requests: &[Request]) {
     if let Some(cpu) = recording.process_cpu_ns {
         all.push((short(cpu as f64 / recording.duration_ns().max(1) as f64), "cores busy on average".into()));
     }
-    tile_row(&mut tile, &all);
-    fn tile_row(tile: &mut dyn FnMut(&str, &str), all: &[(String, String)]) {
-        all.iter().for_each(|(value, name)| tile(value, name));
+    page.push_str("<div class=\"tiles\">");
+    for (value, name) in all {
+        let _ = write!(
+            page,
+            "<div class=\"tile\"><div class=\"v\">{value}</div><div class=\"n\">{name}</div></div>"
+        );
     }
+    page.push_str("</div>");
 }
 
 fn where_time_goes(page: &mut String, recording: &Recording, models: &[ModelSummary]) {
@@ -137,7 +136,7 @@ fn where_time_goes(page: &mut String, recording: &Recording, models: &[ModelSumm
 
 fn kinds_table(page: &mut String, models: &[ModelSummary]) {
     page.push_str(
-        "<h3>In numbers</h3><div class=\"scroll\"><table><tr><th>model</th><th class=\"t\">what</th><th>recorded</th>\
+        "<details><summary>In numbers</summary><div class=\"scroll\"><table><tr><th>model</th><th class=\"t\">what</th><th>recorded</th>\
          <th>mean</th><th>half within</th><th>90&#8239;%</th><th>99&#8239;%</th><th>longest</th></tr>",
     );
     let mut line = |model: &str, what: &str, times: &Summary| {
@@ -163,7 +162,7 @@ fn kinds_table(page: &mut String, models: &[ModelSummary]) {
             line("", &format!("{}{part}", words(*kind)), times);
         }
     }
-    page.push_str("</table></div>");
+    page.push_str("</table></div></details>");
 }
 
 fn latency(page: &mut String, models: &[ModelSummary]) {

@@ -35,6 +35,7 @@ pub fn json(recording: &Recording, trends: &Value, advice: &Value) -> Value {
             "submits": counts.admissions,
             "spans": counts.recorded,
             "overwritten": counts.overwritten,
+            "complete_since_ns": recording.complete_since_ns.saturating_sub(recording.started_ns),
             "dropped": counts.dropped,
             "rare_dropped": recording.rare_dropped,
             "bytes": counts.bytes,

@@ -62,7 +62,7 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push_str("&#8239;");
         }
         text.push(digit);
@@ -120,7 +120,7 @@ header{display:flex;align-items:baseline;gap:14px;flex-wrap:wrap;margin-bottom:1
 h1{font-size:26px;margin:0;letter-spacing:-.02em}h1 b{color:var(--accent)}
 h2{font-size:17px;margin:0 0 4px}h3{font-size:14px;margin:16px 0 6px}p.sub,.dim{color:var(--dim)}p.sub{margin:0 0 14px;font-size:13px}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(148px,1fr));gap:12px;margin-bottom:16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(134px,1fr));gap:12px;margin-bottom:16px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 16px}
 .tile .v{font-size:23px;font-weight:650;letter-spacing:-.02em;white-space:nowrap}.tile .n{color:var(--dim);font-size:12.5px}
 .badge{border:1px solid var(--line);border-radius:99px;padding:1px 10px;font-size:12.5px;color:var(--dim);background:var(--card)}
@@ -143,7 +143,7 @@ th{color:var(--dim);font-weight:500}td:first-child,th:first-child,td.t,th.t{text
 td.t{max-width:340px;overflow:hidden;text-overflow:ellipsis}tr:last-child td{border-bottom:0}
 .meter{display:inline-block;width:110px;height:8px;border-radius:4px;background:var(--line);vertical-align:middle;margin-right:8px}
 .meter i{display:block;height:8px;border-radius:4px;background:var(--c2)}
-ul.advice{list-style:none;margin:0;padding:0}ul.advice li{border-left:3px solid var(--accent);padding:2px 0 2px 12px;margin:10px 0}
+details{margin-top:14px}summary{cursor:pointer;font-weight:600;font-size:14px}ul.advice{list-style:none;margin:0;padding:0}ul.advice li{border-left:3px solid var(--accent);padding:2px 0 2px 12px;margin:10px 0}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:8px 28px}
 @media(max-width:520px){.two{grid-template-columns:1fr}}@media print{section,.tile{break-inside:avoid}}
 ";

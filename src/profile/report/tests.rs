@@ -180,7 +180,7 @@ fn the_trace_keeps_the_formats_rules() {
     let compute = events.iter().find(|event| event["name"] == "compute" && event["ph"] == "X").unwrap();
     assert_eq!(
         (&compute["ts"], &compute["dur"], &compute["args"]["batch"]),
-        (&json!(1.2), &json!(5.0), &json!("0x100"))
+        (&json!(1.2), &json!(5), &json!("0x100"))
     );
 }
 

@@ -1,155 +1,176 @@
 //! A profile in the trace event format, which Perfetto (ui.perfetto.dev) and Chromium's tracing page open.
 //!
 //! Lanes are threads, with what they did as complete events ("X"). Requests are asynchronous events ("b", "e"), each with
-//! its parts inside it. Memory and the queue are counters ("C"). Times are microseconds since the profile's start.
+//! its parts inside it. Memory and the queue are counters ("C"). Times are microseconds since the profile's start. There may
+//! be very many events, so each is written as text at once.
 
 use crate::profile::recording::{MemorySample, Rare, Recording, Request};
 use crate::profile::{Kind, Span};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
 
-/// "Processes" of the trace: what threads did, requests, and counters.
+/// "Processes" of the trace: what threads did, and requests.
 const THREADS: u32 = 1;
 const REQUESTS: u32 = 2;
 
 pub fn trace(recording: &Recording) -> String {
-    let mut events = vec![
-        metadata("process_name", THREADS, 0, "engine"),
-        metadata("process_name", REQUESTS, 0, "requests"),
-    ];
-    let mut threads: BTreeMap<u32, String> = BTreeMap::new();
-    let mut see = |thread: u32| {
-        let known = recording.threads.iter().find(|known| known.id == thread);
-        let name = || known.map_or_else(|| format!("thread {thread}"), |known| known.name.clone());
-        threads.entry(thread).or_insert_with(name);
-    };
-    let since = |ns: u64| ns.saturating_sub(recording.started_ns);
+    let mut trace = Trace { recording, names: HashMap::new(), text: String::new() };
+    let name = quoted(&format!("blaze {}", crate::VERSION));
+    let level = recording.config.level().name();
+    let head =
+        format!("{{\"displayTimeUnit\":\"ns\",\"otherData\":{{\"producer\":{name},\"level\":\"{level}\"}},");
+    trace.text = head + "\"traceEvents\":[";
+    trace.metadata("process_name", THREADS, 0, "engine");
+    trace.metadata("process_name", REQUESTS, 0, "requests");
+    let mut threads: BTreeMap<u32, ()> = BTreeMap::new();
     for span in &recording.spans {
-        let on_thread = match span.kind {
-            Kind::Copy | Kind::Compute | Kind::Scatter | Kind::Admission | Kind::Pump => true,
-            Kind::Queue | Kind::Batch | Kind::Delivery | Kind::EvictionWait => false,
-            Kind::Load | Kind::Stage | Kind::Evict | Kind::Io => true,
-        };
-        if on_thread {
-            see(span.thread);
-            events.push(complete(recording, span));
+        // The others are shown with their requests.
+        if matches!(span.kind, Kind::Copy | Kind::Compute | Kind::Scatter | Kind::Admission | Kind::Pump) {
+            threads.insert(span.thread, ());
+            trace.span(span);
         }
     }
     for rare in &recording.rare {
-        see(rare.thread);
-        events.push(rare_event(recording, rare));
+        threads.insert(rare.thread, ());
+        trace.rare(rare);
     }
     for request in recording.requests() {
-        request_events(recording, &request, &mut events);
+        trace.request(&request);
     }
     for sample in &recording.memory {
-        counters(sample, us(since(sample.at_ns)), &mut events);
+        trace.counters(sample);
     }
-    for (thread, name) in threads {
-        events.push(metadata("thread_name", THREADS, thread, &name));
+    for thread in threads.into_keys() {
+        let known = recording.threads.iter().find(|known| known.id == thread);
+        let name = known.map_or_else(|| format!("thread {thread}"), |known| known.name.clone());
+        trace.metadata("thread_name", THREADS, thread, &name);
     }
-    json!({
-        "displayTimeUnit": "ns",
-        "traceEvents": events,
-        "otherData": {"producer": format!("blaze {}", crate::VERSION), "level": recording.config.level().name()},
-    })
-    .to_string()
+    if trace.text.ends_with(",\n") {
+        trace.text.truncate(trace.text.len() - 2);
+    }
+    trace.text.push_str("]}");
+    trace.text
 }
 
-/// Nanoseconds as microseconds.
-fn us(ns: u64) -> f64 {
-    ns as f64 / 1000.0
+/// Text as a JSON string.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
-fn metadata(what: &str, process: u32, thread: u32, name: &str) -> Value {
-    json!({"name": what, "ph": "M", "ts": 0, "pid": process, "tid": thread, "args": {"name": name}})
+struct Trace<'a> {
+    recording: &'a Recording,
+    /// Models' names, quoted.
+    names: HashMap<u64, String>,
+    text: String,
 }
 
-fn complete(recording: &Recording, span: &Span) -> Value {
-    let mut event = json!({
-        "name": span.kind.name(),
-        "cat": "batch",
-        "ph": "X",
-        "ts": us(span.start_ns.saturating_sub(recording.started_ns)),
-        "dur": us(span.ns()),
-        "pid": THREADS,
-        "tid": span.thread,
-        "args": {"rows": span.rows, "status": span.status},
-    });
-    if span.model != 0 {
-        event["args"]["model"] = recording.name(span.model).into();
+impl Trace<'_> {
+    /// A moment in microseconds.
+    fn at(&self, ns: u64) -> f64 {
+        ns.saturating_sub(self.recording.started_ns) as f64 / 1000.0
     }
-    for (name, id) in [("ticket", span.ticket), ("batch", span.batch)] {
-        if id != 0 {
-            // As text: JavaScript's numbers are too short.
-            event["args"][name] = format!("{id:#x}").into();
+
+    fn name(&mut self, model: u64) -> String {
+        let recording = self.recording;
+        self.names.entry(model).or_insert_with(|| quoted(&recording.name(model))).clone()
+    }
+
+    fn metadata(&mut self, what: &str, process: u32, thread: u32, name: &str) {
+        let name = quoted(name);
+        let _ = writeln!(
+            self.text,
+            r#"{{"name":"{what}","ph":"M","ts":0,"pid":{process},"tid":{thread},"args":{{"name":{name}}}}},"#
+        );
+    }
+
+    fn span(&mut self, span: &Span) {
+        let (ts, dur, kind) = (self.at(span.start_ns), span.ns() as f64 / 1000.0, span.kind.name());
+        let (thread, rows, status) = (span.thread, span.rows, span.status);
+        let _ = write!(
+            self.text,
+            r#"{{"name":"{kind}","cat":"batch","ph":"X","ts":{ts},"dur":{dur},"pid":{THREADS},"tid":{thread},"args":{{"rows":{rows},"status":{status}"#
+        );
+        if span.model != 0 {
+            let name = self.name(span.model);
+            let _ = write!(self.text, r#","model":{name}"#);
         }
-    }
-    event
-}
-
-fn rare_event(recording: &Recording, rare: &Rare) -> Value {
-    let name = match rare.kind {
-        Kind::Stage => rare.detail.clone(),
-        kind => format!("{} {}", kind.name(), rare.name),
-    };
-    json!({
-        "name": name,
-        "cat": rare.kind.name(),
-        "ph": "X",
-        "ts": us(rare.start_ns.saturating_sub(recording.started_ns)),
-        "dur": us(rare.ns()),
-        "pid": THREADS,
-        "tid": rare.thread,
-        "args": {"name": rare.name, "detail": rare.detail, "bytes": rare.bytes, "status": rare.status},
-    })
-}
-
-fn request_events(recording: &Recording, request: &Request, events: &mut Vec<Value>) {
-    let id = format!("{:#x}", request.ticket);
-    let model = recording.name(request.model);
-    let event = |phase: &str, name: &str, ns: u64| {
-        json!({
-            "name": name,
-            "cat": "request",
-            "ph": phase,
-            "id": id,
-            "ts": us(ns.saturating_sub(recording.started_ns)),
-            "pid": REQUESTS,
-            "tid": 0,
-        })
-    };
-    let mut begin = event("b", &model, request.start_ns);
-    begin["args"] = json!({"ticket": id, "rows": request.rows, "status": request.status});
-    events.push(begin);
-    for span in request.spans.iter().filter(|span| Kind::OF_REQUESTS.contains(&span.kind)) {
-        let mut begin = event("b", span.kind.name(), span.start_ns);
-        if span.batch != 0 {
-            begin["args"] = json!({"batch": format!("{:#x}", span.batch)});
+        // As text: JavaScript's numbers are too short.
+        for (name, id) in [("ticket", span.ticket), ("batch", span.batch)] {
+            if id != 0 {
+                let _ = write!(self.text, r#","{name}":"{id:#x}""#);
+            }
         }
-        events.push(begin);
-        events.push(event("e", span.kind.name(), span.end_ns));
+        self.text.push_str("}},\n");
     }
-    events.push(event("e", &model, request.end_ns));
-}
 
-fn counters(sample: &MemorySample, ts: f64, events: &mut Vec<Value>) {
-    let mut add = |name: &str, args: Value| {
-        events.push(json!({"name": name, "ph": "C", "ts": ts, "pid": THREADS, "tid": 0, "args": args}));
-    };
-    let used = sample.buffers.saturating_sub(sample.idle);
-    add(
-        "ledger bytes",
-        json!({"models": sample.models, "buffers": used, "idle buffers": sample.idle, "caches": sample.caches}),
-    );
-    if let Some(resident) = sample.resident {
-        add("process bytes", json!({"resident": resident}));
+    fn rare(&mut self, rare: &Rare) {
+        let name = match rare.kind {
+            Kind::Stage => quoted(&rare.detail),
+            kind => quoted(&format!("{} {}", kind.name(), rare.name)),
+        };
+        let (ts, dur, kind) = (self.at(rare.start_ns), rare.ns() as f64 / 1000.0, rare.kind.name());
+        let (about, detail, thread) = (quoted(&rare.name), quoted(&rare.detail), rare.thread);
+        let (bytes, status) = (rare.bytes, rare.status);
+        let _ = writeln!(
+            self.text,
+            r#"{{"name":{name},"cat":"{kind}","ph":"X","ts":{ts},"dur":{dur},"pid":{THREADS},"tid":{thread},"args":{{"name":{about},"detail":{detail},"bytes":{bytes},"status":{status}}}}},"#
+        );
     }
-    if let Some(heap) = sample.heap {
-        add("heap bytes", json!({"in use": heap}));
+
+    /// A part of a request begins or ends. `name` and `args` are JSON.
+    fn part(&mut self, phase: &str, name: &str, ticket: u64, ns: u64, args: &str) {
+        let ts = self.at(ns);
+        let _ = writeln!(
+            self.text,
+            r#"{{"name":{name},"cat":"request","ph":"{phase}","id":"{ticket:#x}","ts":{ts},"pid":{REQUESTS},"tid":0{args}}},"#
+        );
     }
-    add(
-        "requests",
-        json!({"queued": sample.queue_depth, "others": sample.in_flight.saturating_sub(sample.queue_depth)}),
-    );
+
+    fn request(&mut self, request: &Request) {
+        let (name, ticket) = (self.name(request.model), request.ticket);
+        let (rows, status) = (request.rows, request.status);
+        let args = format!(r#","args":{{"ticket":"{ticket:#x}","rows":{rows},"status":{status}}}"#);
+        self.part("b", &name, ticket, request.start_ns, &args);
+        for span in request.spans.iter().filter(|span| Kind::OF_REQUESTS.contains(&span.kind)) {
+            let kind = format!("\"{}\"", span.kind.name());
+            let args = match span.batch {
+                0 => String::new(),
+                batch => format!(r#","args":{{"batch":"{batch:#x}"}}"#),
+            };
+            self.part("b", &kind, ticket, span.start_ns, &args);
+            self.part("e", &kind, ticket, span.end_ns, "");
+        }
+        self.part("e", &name, ticket, request.end_ns, "");
+    }
+
+    fn counter(&mut self, ns: u64, name: &str, values: &[(&str, u64)]) {
+        let ts = self.at(ns);
+        let values: Vec<String> = values.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let _ = writeln!(
+            self.text,
+            r#"{{"name":"{name}","ph":"C","ts":{ts},"pid":{THREADS},"tid":0,"args":{{{}}}}},"#,
+            values.join(",")
+        );
+    }
+
+    fn counters(&mut self, sample: &MemorySample) {
+        let at = sample.at_ns;
+        let used = sample.buffers.saturating_sub(sample.idle);
+        let ledger = [
+            ("models", sample.models),
+            ("buffers", used),
+            ("idle buffers", sample.idle),
+            ("caches", sample.caches),
+        ];
+        self.counter(at, "ledger bytes", &ledger);
+        if let Some(resident) = sample.resident {
+            self.counter(at, "process bytes", &[("resident", resident)]);
+        }
+        if let Some(heap) = sample.heap {
+            self.counter(at, "heap bytes", &[("in use", heap)]);
+        }
+        let others = sample.in_flight.saturating_sub(sample.queue_depth);
+        self.counter(at, "requests", &[("queued", sample.queue_depth), ("others", others)]);
+    }
 }
