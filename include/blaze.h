@@ -1175,6 +1175,34 @@ blaze_status blaze_metrics_text(blaze_engine *engine,
                                 size_t capacity,
                                 size_t *needed);
 
+/// Says what holds an engine back, and what to do about it, as JSON: "window_seconds", the time that it is drawn from (the
+/// last ten to twenty seconds in which there was anything to do), and "findings", the worst first. Nothing is found where
+/// nothing is wrong, nor where too little has happened to tell. Each finding has:
+/// - "bottleneck": what it is: "batch_too_small", "not_batched", "delay_too_long", "padding_waste", "lane_saturated",
+///   "intra_op_oversubscribed", "provider_fell_back", "dominant_operator", "warmup_missing", "memory_thrash", "cold_loads",
+///   "slow_consumer", "poisoned_target", "failing_model", "queue_capacity", "overload"; more may come;
+/// - "subject": "kind" ("engine", "model", "target" or "host") and "name" (of a target an array: the route, the
+///   model; the engine and the host have none);
+/// - "score": the share of time or of requests that a cure should win, 0 to 1, lower for what another finding explains;
+/// - "evidence": the numbers that it rests on, each with "figure", "value" and "unit";
+/// - "explanation" and "advice", for people;
+/// - "change": the advice as configuration, null if there is none: {"model": name, keys of the model}, {"route": name, keys
+///   of the route, or "remove_targets": names}, {"engine": {keys of the engine}}, or {"host": {"collect": "wait"}};
+/// - "figure": what should become better, and "expected": "from", "to" and "unit", or null if that cannot be said.
+///
+/// @param engine    The engine.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
+///                  text may have grown by the next call.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
+blaze_status blaze_advice_json(blaze_engine *engine,
+                               char *buffer,
+                               size_t capacity,
+                               size_t *needed);
+
 /* Logs --------------------------------------------------------------------------------------------------------- */
 
 /// How severe a line of the log is.

@@ -3,6 +3,7 @@
 //!     cargo bench --bench insight -- [--quick] [FILTER]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+#[allow(dead_code)] // each part has its own needs
 #[path = "../router/abi.rs"]
 mod abi;
 mod host;
