@@ -169,6 +169,10 @@ bench-memory: onnxruntime ## measure memory, 6 minutes; BENCH="--quick" or BENCH
 bench-router: onnxruntime ## measure routes, 5 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
 	$(CARGO) bench --locked --bench router -- $(BENCH)
 
+.PHONY: bench-insight
+bench-insight: onnxruntime target/bench/models/large.onnx ## measure insight, 8 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+	$(CARGO) bench --locked --bench insight -- $(BENCH)
+
 .PHONY: bench-publish
 bench-publish: ## put the results of the last `make bench`, `bench-memory` and `bench-router` into benches/results/
 	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md target/bench/router.md \

@@ -8,6 +8,7 @@
 mod abi;
 mod host;
 mod pathologies;
+#[allow(dead_code)]
 #[path = "../memory/report.rs"]
 mod report;
 #[path = "../common/table.rs"]

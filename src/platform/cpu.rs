@@ -81,7 +81,11 @@ mod tests {
     fn a_thread_that_computes_takes_cpu_time() {
         use std::sync::atomic::{AtomicBool, Ordering};
         static STOP: AtomicBool = AtomicBool::new(false);
-        let work = || while !STOP.load(Ordering::Relaxed) {};
+        let work = || {
+            while !STOP.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(work).unwrap();
         let start = process_cpu_ns();
         let seen = || threads_cpu_ns(std::iter::once(&thread));
