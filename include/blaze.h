@@ -214,7 +214,8 @@ typedef struct blaze_allocator {
 ///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
 ///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
 ///                     README)}, "loading": {"concurrency" (2)},
-///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "log": see blaze_log_configure; by default nothing is logged,
+///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
 ///                     "repository": {"directory" (null), "poll_ms" (null: read once)},
@@ -1036,6 +1037,14 @@ typedef struct blaze_health_info {
     uint64_t in_flight;
     /// Bytes in the engine's ledger: models, buffers and caches.
     uint64_t memory_bytes;
+    /// 1 while work that there is gets done; 0 if requests wait and no batch has ended for 10 s.
+    uint32_t live;
+    /// 1 while requests are taken and every model and route can answer; if not, blaze_health_json says why.
+    uint32_t ready;
+    /// Models that take much longer than they used to: for three seconds in a row, their 99th percentile was three times
+    /// what it usually is, and 2 ms more. Not counted among the degraded.
+    uint32_t models_slow;
+    uint32_t reserved;
 } blaze_health_info;
 
 /// The quantiles of a duration since the engine was made, in nanoseconds, to within 3.2 %.
@@ -1087,13 +1096,13 @@ typedef struct blaze_metrics_info {
 /// A form of blaze_metrics_text.
 typedef uint32_t blaze_metrics_format;
 
-/// Every model is ready, and requests are taken.
+/// Nothing is wrong, and requests are taken.
 #define BLAZE_HEALTH_OK 1
 
-/// The latest run of some model failed.
+/// The latest run of some model failed, a model is much slower than it used to be, or a route or the repository is in trouble.
 #define BLAZE_HEALTH_DEGRADED 2
 
-/// No model works, or the engine is shut down.
+/// No model works, nothing gets done, or the engine is shut down.
 #define BLAZE_HEALTH_FAILED 3
 
 /// Prometheus' text exposition format, version 0.0.4.
@@ -1102,16 +1111,26 @@ typedef uint32_t blaze_metrics_format;
 /// One JSON object.
 #define BLAZE_METRICS_JSON 2
 
+/// What the engine did in the last minutes, as JSON: the main series, each a list of pairs of a Unix time and a value, for
+/// the last 120 "seconds", 120 "minutes" and 72 "hours" in which there was anything to do. Empty with "metrics":
+/// {"trends": false}.
+#define BLAZE_METRICS_TRENDS 3
+
 /// Says how an engine is.
 ///
 /// @param engine  The engine.
 /// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
 ///
+/// May be asked at any rate: beyond 16 times in 10 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 
 /// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "live", "ready", and "not_ready_because": a list of texts; "problems": whatever is not as it should be, each with its
+///   "subject" ("engine", "model", "route", "target", "repository"), "name", "level" ("degraded", "failed"), "reason", and
+///   whether it "blocks_readiness"; for each model and target "ready" and "why" (null: nothing is wrong); for each model
+///   "performance": "p99_ns" of the latest second, "usual_p99_ns", and whether it is "slow";
 /// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
 ///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
 ///   "evictions", and "misses": requests for a model that was not in memory;
@@ -1128,6 +1147,7 @@ blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
 ///
+/// May be asked at any rate: beyond 16 times in 100 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
 blaze_status blaze_health_json(blaze_engine *engine,
@@ -1147,7 +1167,7 @@ blaze_status blaze_metrics(blaze_engine *engine, struct blaze_metrics_info *out)
 /// Writes an engine's metrics, and those of its models, as text.
 ///
 /// @param engine    The engine.
-/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param format    BLAZE_METRICS_PROMETHEUS, BLAZE_METRICS_JSON or BLAZE_METRICS_TRENDS.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
@@ -1234,6 +1254,159 @@ blaze_status blaze_tune_report(blaze_engine *engine,
                                char *buffer,
                                size_t capacity,
                                size_t *needed);
+/* Logs --------------------------------------------------------------------------------------------------------- */
+
+/// How severe a line of the log is.
+typedef uint32_t blaze_log_level;
+
+/// A line of the log. What it points to is valid during the call only.
+typedef struct blaze_log_record {
+    /// sizeof(blaze_log_record), as this library has it.
+    uint32_t struct_size;
+    blaze_log_level level;
+    /// Wall-clock time: since 1970, UTC.
+    uint64_t time_ns;
+    /// Which part of the engine speaks: see blaze_log_configure.
+    const char *module;
+    const char *message;
+    /// A JSON object with what the message is about, such as {"model":"digits:1"}; NULL: nothing. "dropped": lines of the same
+    /// module and level that were too many, since the last one.
+    const char *fields;
+} blaze_log_record;
+
+/// Receives lines of the log: from any thread, one at a time for each engine. Other threads that have something to log wait
+/// for it, so it must be fast; it must not call into Blaze, and not wait for a thread that does.
+typedef void (*blaze_log_function)(void *user, const struct blaze_log_record *record);
+
+#define BLAZE_LOG_ERROR 1
+
+#define BLAZE_LOG_WARN 2
+
+#define BLAZE_LOG_INFO 3
+
+#define BLAZE_LOG_DEBUG 4
+
+#define BLAZE_LOG_TRACE 5
+
+/// Changes what an engine logs, and where, while it works. Keys that are not given, or null, stay as they are; the same keys
+/// in "log" of blaze_engine_create say how it begins. By default nothing is logged.
+///
+/// @param engine    The engine.
+/// @param log_json  A JSON object, UTF-8, read during the call only:
+///                  "level" ("warn"): "off", "error", "warn", "info", "debug", "trace";
+///                  "target" ("none"): "stderr"; "file"; "callback": blaze_log_set_callback's; "facade": the Rust crate
+///                  log's, for hosts in Rust;
+///                  "format" ("text"): "text" or "json", one object a line: "ts", "level", "module", "message", and
+///                  fields such as "model" and "route". For "stderr" and "file";
+///                  "modules" ({}): levels of modules that differ from "level", as in {"onnx": "debug"}: "model", "memory",
+///                  "route", "repository", "onnx", "onnxruntime" (what ONNX Runtime itself says; a model that is loaded while
+///                  this is at "warn" says no more later), "health", "profile", "tuning", "jobs", "deadlines", "other"; replaces what was there;
+///                  "file": {"path", "max_bytes" (10485760: it is renamed to path.1 before it has more), "keep" (3: renamed
+///                  files)}, opened anew by every call. Each engine needs a file of its own;
+///                  "rate": {"per_second" (100: lines of each module and level; 0: no limit), "burst" (as many)}. What is
+///                  more is dropped, and the next line says in "dropped" how many were;
+///                  "global" (false): whether what this process says through the crate log, such as ONNX Runtime before it
+///                  has a model, comes to this engine's log too, as "other" if it is not "onnxruntime". One engine at a time
+///                  has it, and none if somebody else has installed a global logger.
+/// @param err       Receives the reason of a failure; may be NULL. Nothing has changed then.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT (not UTF-8); INVALID_CONFIG (also a file that cannot be opened); INVALID_STATE
+/// (from inside the callback).
+blaze_status blaze_log_configure(blaze_engine *engine,
+                                 const char *log_json,
+                                 blaze_error *err);
+
+/// Sets the function that receives lines while "target" is "callback". Without one nothing is logged then.
+///
+/// @param engine     The engine.
+/// @param function   The function; NULL: none. The one before is not called any more when this has returned, and none when
+///                   blaze_engine_destroy has.
+/// @param user_data  Handed to the function.
+/// @param err        Receives the reason of a failure; may be NULL.
+///
+/// Blocks while the function before is being called. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STATE (from inside the callback).
+blaze_status blaze_log_set_callback(blaze_engine *engine,
+                                    blaze_log_function function,
+                                    void *user_data,
+                                    blaze_error *err);
+
+/* Profiling ---------------------------------------------------------------------------------------------------- */
+
+/// A form of blaze_profile_report.
+typedef uint32_t blaze_report_format;
+
+/// One JSON object.
+#define BLAZE_REPORT_JSON 1
+
+/// A trace in the trace event format: ui.perfetto.dev opens it, and chrome://tracing.
+#define BLAZE_REPORT_TRACE 2
+
+/// One HTML page with pictures, which needs nothing else.
+#define BLAZE_REPORT_HTML 3
+
+/// Begins to profile an engine. If it is being profiled already, what was recorded stays, and the rest is recorded as
+/// this call says; otherwise what an earlier profile has left is thrown away.
+///
+/// @param engine  The engine.
+/// @param json    What to record, a JSON object, UTF-8, read during the call only; NULL: all defaults:
+///                "level" (null: "basic"): "basic" records one request of at most 1000 batches a second, which is cheap
+///                enough to stay on; "detailed" eight requests of at most 2000, and operators about once a second for
+///                each model; "comprehensive" all requests of all batches, and operators ten times a second; "debug" as
+///                comprehensive, and the JSON has every span;
+///                "modes" (["combined"]): "cpu": where requests' time goes, operators, CPU time by thread; "memory": the
+///                ledger, the pool, the heap, evictions; "io": loads, and what they read; "network": remote targets, of
+///                which this build has none, as reports say; "combined": all of them;
+///                "sample" (null: by the level): one of so many batches;
+///                "spans" (null: by the level): how many are kept, 64 bytes each, 1024 to 4194304; later ones overwrite
+///                the oldest;
+///                "directory" (null: the system's): for ONNX Runtime's own profiles, which are removed when they are read.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT (not UTF-8); INVALID_CONFIG.
+blaze_status blaze_profile_start(blaze_engine *engine,
+                                 const char *json,
+                                 blaze_error *err);
+
+/// Stops profiling. What was recorded stays for reports, until the next start.
+///
+/// @param engine  The engine.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STATE if it is not being profiled.
+blaze_status blaze_profile_stop(blaze_engine *engine, blaze_error *err);
+
+/// Writes what was recorded, also while it is being recorded. Durations are in nanoseconds where a key says "ns", and
+/// in microseconds where it says "us". The JSON has:
+/// - "settings", "running", "duration_ns", "requests" and "batches" (all there were meanwhile), and "recorded": how many of
+///   them are in the report, and how many spans were overwritten by later ones or dropped;
+/// - "models": for each "total" (from submit until the host took the event) and "kinds", each with "count", "total_ns",
+///   "mean_ns", "p50_ns", "p90_ns", "p99_ns", "max_ns", "share" (of the time of its requests) and "part_of" (the kind whose
+///   time includes it, or null): "queue" (from submit until a lane took it), of which "admission" (inside blaze_submit),
+///   "batch" (the batch was held open for more rows) and "eviction_wait" (the model was not in memory) are parts; "copy",
+///   "compute", "scatter" (results are handed out) and "delivery" (until the host took the event); and "load" and "evict";
+/// - "slowest": requests with their spans; "operators": for each model, from the level "detailed" on; "memory", "io",
+///   "network", "threads" (null without their mode); "notes": what could not be recorded, and why; "trends"; "advice".
+///
+/// @param engine    The engine.
+/// @param format    BLAZE_REPORT_JSON, BLAZE_REPORT_TRACE or BLAZE_REPORT_HTML.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
+///                  text may have grown by the next call.
+/// @param err       Receives the reason of a failure; may be NULL.
+///
+/// Blocks while it writes, for longer the more was recorded. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STATE if the engine was never profiled; BUFFER_TOO_SMALL.
+blaze_status blaze_profile_report(blaze_engine *engine,
+                                  blaze_report_format format,
+                                  char *buffer,
+                                  size_t capacity,
+                                  size_t *needed,
+                                  blaze_error *err);
 
 /* Values to start from --------------------------------------------------------------------------------------- */
 
@@ -1243,9 +1416,10 @@ blaze_status blaze_tune_report(blaze_engine *engine,
 #define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define BLAZE_EVENT_INIT \
     {sizeof(blaze_event), 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0}, NULL, 0, 0.0f, 0, NULL}
-#define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0}
+#define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define BLAZE_METRICS_INFO_INIT \
-    {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}}
+    {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}, \
+     {0, 0, 0, 0}, {0, 0, 0, 0}, 0, 0, 0}
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -5,8 +5,8 @@
 //! queue → poll → release.
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
-//! `ffi` → `engine` → `scheduler`, `router`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack` →
-//! `log`, `panics`, `platform`, `sync` → `error`, `clock`.
+//! `ffi` → `engine` → `scheduler`, `router`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack`, `log` →
+//! `panics`, `platform`, `sync` → `error`, `clock`.
 
 pub mod backend;
 pub mod clock;

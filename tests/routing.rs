@@ -148,6 +148,9 @@ fn a_failing_target_costs_no_request() {
         let broken = info(&engine, id);
         assert!(broken["targets"][0]["breaker"]["opened"].as_u64().unwrap() > 0, "{broken:#}");
         assert!(broken["failovers"].as_u64().unwrap() >= 5);
+        let metrics: serde_json::Value = serde_json::from_str(&engine.metrics_json()).unwrap();
+        let outcomes = json!({"ok": 100, "failed": 0, "cancelled": 0, "expired": 0, "shut_down": 0});
+        assert_eq!(metrics["routes"][0]["outcomes"], outcomes, "failed attempts are not failed requests");
         switch.off();
         wait_until("it comes back", || {
             send(&engine, id, 8);

@@ -5,6 +5,7 @@
 
 #[path = "../router/abi.rs"]
 mod abi;
+mod overhead;
 #[path = "../memory/report.rs"]
 mod report;
 #[path = "../common/table.rs"]
@@ -80,7 +81,7 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 1] = [("tuning", tuning::measure)];
+    let parts: [(&str, Part); 2] = [("overhead", overhead::measure), ("tuning", tuning::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

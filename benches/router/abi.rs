@@ -121,6 +121,12 @@ impl Engine {
         Engine { pointer, functions: black_box(&FUNCTIONS) }
     }
 
+    /// For calls that are not here.
+    #[allow(dead_code)]
+    pub fn pointer(&self) -> *mut blaze_engine {
+        self.pointer
+    }
+
     pub fn load(&self, config: &Value) -> blaze_model {
         let (config, mut handle, mut reason) = (text(config), 0, Reason::new());
         // SAFETY: the engine lives, the string is NUL-terminated, the pointers are good for writing.

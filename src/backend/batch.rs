@@ -5,6 +5,7 @@ use super::{Interrupt, Model, Stopper};
 use crate::error::Result;
 use crate::memory::{Pool, block_size};
 use crate::tensor::{Buffer, DType, Data, Region, Shape, Tensor};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One input or output of a batch.
@@ -138,6 +139,12 @@ impl<'a> View<'a> {
 pub trait Prepared: Send {
     /// Runs rows. Returns the outputs, if it did not write them to the view's memory.
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>>;
+
+    /// Has the backend write its own profile of the next run to files that begin so; false: it writes none.
+    fn profile(&mut self, prefix: &Path) -> bool {
+        let _ = prefix;
+        false
+    }
 
     /// How to stop a run from another thread; called after the interrupt is raised.
     fn stopper(&self) -> Option<Stopper> {

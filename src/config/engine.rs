@@ -1,8 +1,10 @@
 //! The configuration of an engine.
 
-use super::{ModelConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects, parse, require};
+use super::{
+    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects,
+    optional_object, parse, require,
+};
 use crate::error::Result;
-use crate::log::{LevelFilter, Target};
 use serde::{Deserialize, Serialize};
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
@@ -24,6 +26,11 @@ pub struct EngineConfig {
     pub loading: LoadingConfig,
     #[serde(deserialize_with = "object")]
     pub log: LogConfig,
+    #[serde(deserialize_with = "object")]
+    pub metrics: MetricsConfig,
+    /// The engine is profiled from the start; null: not before it is asked to be.
+    #[serde(deserialize_with = "optional_object")]
+    pub profile: Option<ProfileConfig>,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
     /// A directory of models that is read at the start, and again from time to time.
@@ -96,6 +103,22 @@ impl Default for MemoryConfig {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Whether to look at the engine ten times a second while requests come, for trends, advice, and to notice when a model
+    /// gets slow. It takes a thread, unless there are none.
+    pub trends: bool,
+    /// Whether to keep histograms: of durations, and of rows in batches.
+    pub histograms: bool,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        MetricsConfig { trends: true, histograms: true }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct LoadingConfig {
     /// Models that are loaded at the same time; others wait for their turn.
     pub concurrency: u32,
@@ -114,19 +137,6 @@ pub struct RepositoryConfig {
     pub directory: Option<String>,
     /// How long to wait before it is read again, in milliseconds, 10 to 86400000 (a day); null: it is read once.
     pub poll_ms: Option<u32>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    pub level: LevelFilter,
-    pub target: Target,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { level: LevelFilter::Warn, target: Target::None }
-    }
 }
 
 impl EngineConfig {
@@ -153,6 +163,10 @@ impl EngineConfig {
             "must be from 1 to 256",
         )?;
         require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
+        config.log.check("log.")?;
+        if let Some(profile) = &config.profile {
+            profile.check("profile.")?;
+        }
         config.repository.check()?;
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
@@ -198,7 +212,7 @@ mod tests {
         let config = EngineConfig::from_json("{}").unwrap();
         assert_eq!(config.queue.capacity, 65_536);
         assert_eq!(config.onnxruntime.intra_op_threads, 1);
-        assert_eq!(config.log.target, Target::None);
+        assert_eq!(config.log.target, None);
         assert_eq!(config.threads, None);
     }
 
@@ -207,7 +221,9 @@ mod tests {
         EngineConfig::from_json(
             r#"{"threads": null, "onnxruntime": {"library": null, "intra_op_threads": 1},
                 "queue": {"capacity": 65536}, "memory": {"budget_bytes": null},
-                "log": {"level": "warn", "target": "none"},
+                "log": {"level": "warn", "target": "none", "format": "text", "modules": {"onnx": "debug"},
+                        "file": {"path": null, "max_bytes": 10485760, "keep": 3},
+                        "rate": {"per_second": 100, "burst": 100}, "global": false},
                 "model_directory": null, "repository": {"directory": null, "poll_ms": null},
                 "models": [{"name": "digits", "version": 1, "backend": "onnx", "path": "digits.onnx",
                             "lanes": 1, "providers": ["cpu"],
@@ -235,6 +251,8 @@ mod tests {
             assert!(message(&json).starts_with("repository.poll_ms: "), "{}", message(&json));
         }
         EngineConfig::from_json(r#"{"repository": {"directory": "d", "poll_ms": 10}}"#).unwrap();
+        assert!(message(r#"{"profile": {"spans": 1}}"#).starts_with("profile.spans: "));
+        assert!(message(r#"{"profile": {"level": "x"}}"#).starts_with("profile.level: "));
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
         assert!(message("[]").contains("expected an object"));

@@ -1,18 +1,22 @@
 //! Configuration: JSON in, checked structs out, errors that name the path.
 
 mod engine;
+mod log;
 mod model;
+mod profile;
 mod route;
 mod tuning;
 
 pub use engine::{
-    EngineConfig, LoadingConfig, LogConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
+    EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
 };
+pub use log::{LogConfig, LogFileConfig, LogRateConfig};
 pub use model::{
     AxisConfig, BatchingConfig, ExampleConfig, FaultConfig, FaultKind, MockCompute, MockConfig, MockDim,
     MockTensor, ModelConfig, WarmupConfig,
 };
 
+pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,

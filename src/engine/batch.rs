@@ -189,6 +189,12 @@ pub struct Batch {
     routed: AtomicBool,
     /// Held while rows are moved together, and while a request's rows are copied for another attempt.
     pub moving: Mutex<()>,
+    /// Which members are profiled, see `spans`; 0: none.
+    pub probe: AtomicU64,
+    /// Since when it was held open for more rows though a lane was free; 0: it was not.
+    pub held_ns: AtomicU64,
+    /// When its results were published.
+    pub published_ns: AtomicU64,
     /// The member that is run alone just now.
     alone: Mutex<Option<usize>>,
     pub link: AtomicU64,
@@ -248,6 +254,9 @@ impl Batch {
             routed: AtomicBool::new(false),
             moving: Mutex::new(()),
             alone: Mutex::new(None),
+            probe: AtomicU64::new(0),
+            held_ns: AtomicU64::new(0),
+            published_ns: AtomicU64::new(0),
             link: AtomicU64::new(0),
             prepared: UnsafeCell::new(None),
             layout,
@@ -280,6 +289,8 @@ impl Batch {
         self.deadline_ns.store(u64::MAX, Ordering::Relaxed);
         self.interrupt.lower();
         self.routed.store(false, Ordering::Relaxed);
+        self.probe.store(0, Ordering::Relaxed);
+        self.held_ns.store(0, Ordering::Relaxed);
         self.phase.store(Phase::Queued as u32, Ordering::Relaxed);
     }
 

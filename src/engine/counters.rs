@@ -1,8 +1,8 @@
 //! What the engine has counted: as a struct, as JSON, and for Prometheus.
 
+use super::health::HealthSnapshot;
 use super::lifecycle::{Core, Engine};
 use super::model::Model;
-use super::reports::HealthSnapshot;
 use crate::error::Status;
 use crate::metrics::{self, Gauges, Metrics, ModelMetrics, Totals, within_bounds};
 use crate::sync::Ordering;

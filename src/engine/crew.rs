@@ -78,6 +78,11 @@ impl Crew {
         self.alarm.bell.ring_all();
     }
 
+    /// As many batches are computed at once.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// CPU time of the threads, by their name.
     pub fn cpu_ns(&self) -> Vec<(String, u64)> {
         platform::threads_cpu_ns(lock(&self.threads).iter().map(|(thread, _)| thread))

@@ -8,6 +8,7 @@ use super::line::Kind;
 use super::model::Model;
 use super::outcome::{self, OWN};
 use super::settle::{Marked, Settled};
+use super::spans::Probe;
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -27,8 +28,10 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     // SAFETY: the queue has given the lane's hold to the caller.
     let batch = unsafe { core.table.batch(index) };
     batch.set_phase(Phase::Running);
+    core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
+    let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
     let mut looks = 0u32;
     while !batch.written.all_set(counts.members) {
         // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
@@ -37,7 +40,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     let written_ns = if looks == 0 { taken_ns } else { now_ns() };
     let (members, rows) = (counts.members, counts.rows);
-    let mut lane = Lane { core, model, batch, members, rows, taken_ns, has_lent: false, written_ns };
+    let mut lane = Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
@@ -45,6 +48,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         // A bug of the engine's own: the batch fails, the lane goes on.
         lane.finish(Err(error), taken_ns, now_ns());
     }
+    lane.probe.end(core, model, batch, counts.members);
     core.table.let_go(index, 1);
     core.table.batch_is_done();
     core.tuning.notice();
@@ -58,6 +62,7 @@ pub struct Lane<'a> {
     pub members: usize,
     rows: usize,
     pub taken_ns: u64,
+    probe: Probe,
     /// The backend has had memory that the request lends.
     has_lent: bool,
     /// When all members had written.
@@ -184,7 +189,8 @@ impl<'a> Lane<'a> {
             }
             _ => {
                 let inputs = self.bare_inputs();
-                let tensors = catch(|| self.model.backend()?.run(&inputs, &self.batch.interrupt))?;
+                let interrupt = &self.batch.interrupt;
+                let tensors = catch(|| self.probe.run(&*self.model.backend()?, &inputs, interrupt))?;
                 self.check(tensors, None).map(Some)
             }
         }
@@ -221,6 +227,7 @@ impl<'a> Lane<'a> {
             let prepare = || self.model.prepare(memory, layout, &self.core.pool);
             // SAFETY: this is the lane.
             let prepared = unsafe { self.batch.prepared(self.model.residence.epoch(), prepare) }?;
+            self.probe.prepare(prepared);
             prepared.run(&mut view, &self.batch.interrupt)
         })
     }
@@ -345,7 +352,7 @@ impl<'a> Lane<'a> {
             return self.core.child_has_ended(batch, member);
         }
         if routed {
-            table.conclude(batch, member, Status::Ok);
+            table.conclude(batch, member, status);
         }
         self.count(status, 1);
         if batch.line.outputs_count() > 0 || status != Status::Ok {
@@ -358,6 +365,7 @@ impl<'a> Lane<'a> {
             batch.note_patience(member);
         }
         batch.published.set(member);
+        self.probe.publish(batch);
         // SAFETY: queues live as long as the table.
         if let Some(queue) = unsafe { request.queue.as_ref() } {
             queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
@@ -420,18 +428,20 @@ impl<'a> Lane<'a> {
             same &= ptr::eq(request.queue, first_queue);
             counted += 1;
             let word = batch.members[member].status.load(Ordering::Relaxed);
-            if request.flags.routed {
-                table.conclude(batch, member, Status::Ok);
-            }
             if request.deadline_ns != 0 {
                 batch.note_patience(member);
             }
+            let mut own_status = batch_status;
             if request.flags.extras || word != 0 || request.flags.lends {
                 let status = self.finish_unusual(member, batch_status);
                 if status != batch_status {
                     self.count(status, 1);
                     newly -= 1;
                 }
+                own_status = status;
+            }
+            if request.flags.routed {
+                table.conclude(batch, member, own_status);
             }
         }
         self.count(batch_status, newly);
@@ -449,6 +459,7 @@ impl<'a> Lane<'a> {
         }
         self.release_lent();
         self.record_times();
+        self.probe.publish(batch);
         if counted > 0 && !first_queue.is_null() && same {
             // SAFETY: queues live as long as the table.
             unsafe { &*first_queue }.publish(Link::batch(batch.index), &batch.link, table);

@@ -4,11 +4,14 @@ use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;
 use super::execute::{c_text, execute};
+use super::health::HealthCache;
 use super::history::History;
 use super::line::{Key, Kind, Line};
 use super::load::{self, Order};
+use super::logging::new_logger;
 use super::model::Model;
 use super::models::Models;
+use super::observer::Observer;
 use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
@@ -48,6 +51,8 @@ pub struct Core {
     pub models: Models,
     pub routes: Routes,
     pub warden: Arc<Warden>,
+    pub observer: Observer,
+    pub health_cache: HealthCache,
     pub leaving: Leaving,
     /// How many batches are computed at once.
     gate: Gate,
@@ -112,6 +117,7 @@ impl Engine {
         let models = std::mem::take(&mut config.models);
         let routes = std::mem::take(&mut config.routes);
         let tenants = Tenants::new(&config.tenants)?;
+        let logger = new_logger(&config.log)?;
         let metrics = Arc::new(Metrics::default());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let intra_op_threads = config.onnxruntime.intra_op_threads as usize;
@@ -124,7 +130,7 @@ impl Engine {
         let ledger = Ledger::new(config.memory.budget_bytes);
         let pool = Pool::new(Arc::clone(&ledger), space);
         let core = Arc::new(Core {
-            logger: Logger::new(config.log.level, config.log.target),
+            logger,
             pool,
             ledger,
             table: Table::new(config.queue.capacity, Arc::clone(&metrics), tenants),
@@ -132,6 +138,8 @@ impl Engine {
             models: Models::new(),
             routes: Routes::default(),
             warden: Arc::default(),
+            observer: Observer::default(),
+            health_cache: HealthCache::default(),
             leaving: Leaving::default(),
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
@@ -167,6 +175,9 @@ impl Engine {
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
         let engine = Engine { core };
+        if let Some(profile) = &engine.core.config.profile {
+            engine.profile_start(profile.clone());
+        }
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
@@ -203,7 +214,7 @@ impl Engine {
 
     /// Loads a model, from `bytes` or from its configured path.
     pub fn load(&self, config: ModelConfig, bytes: Option<&[u8]>) -> Result<ModelId> {
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.load(config, bytes, &order).map(|loaded| loaded.id)
     }
 
@@ -218,7 +229,7 @@ impl Engine {
                 }
             };
             // The job's batch is held until the job is completed.
-            let order = Order { interrupt: core.table.interrupt(index), progress: &progress };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &progress, watch: None };
             let result = catch(|| core.load(config, None, &order));
             let loaded = result.as_ref().ok().filter(|loaded| !loaded.is_served).map(|loaded| loaded.id);
             if !core.complete_job(index, result.map(|loaded| (loaded.id, None)))
@@ -235,7 +246,7 @@ impl Engine {
         if self.core.table.is_closed() {
             return Err(Error::shut_down());
         }
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.rescan(&order, true).map(|report| report.to_string())
     }
 
@@ -243,7 +254,7 @@ impl Engine {
     pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, user_data, None)?;
         self.core.start_work("blaze-job", move |core| {
-            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| () };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };
             let result = catch(|| core.rescan(&order, true));
             core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
         });
@@ -304,7 +315,8 @@ impl Engine {
                 "only an engine made with \"threads\": 0 is pumped; this one has threads of its own",
             ));
         }
-        let until = now_ns().saturating_add(budget_ns);
+        let began = now_ns();
+        let until = began.saturating_add(budget_ns);
         let mut done = 0;
         while self.core.pump_one() {
             done += 1;
@@ -314,8 +326,10 @@ impl Engine {
                 break;
             }
         }
-        if done == 0 {
-            self.core.rest_if_due();
+        self.core.look_if_due();
+        match done {
+            0 => self.core.rest_if_due(),
+            _ => self.core.table.spans.pumped(began, done),
         }
         Ok(done)
     }
@@ -345,6 +359,7 @@ impl Drop for Engine {
         self.core.tuning.stop();
         self.core.close_repository();
         self.core.warden.stop();
+        self.core.observer.stop();
         self.core.jobs.finish();
         for (id, _) in self.core.models.all() {
             if let Ok(model) = self.core.models.remove(id) {
@@ -352,6 +367,7 @@ impl Drop for Engine {
             }
         }
         self.core.jobs.finish(); // what the unloads have begun
+        self.core.table.spans.end();
         self.core.crew.stop();
         self.core.drop_routes();
         self.core.jobs_line.retire(&self.core.table);
@@ -360,6 +376,7 @@ impl Drop for Engine {
         if let Some(keeper) = lock(&self.core.keeper).take() {
             let _ = keeper.join(); // the keeper does not panic
         }
+        self.core.logger.close();
     }
 }
 

@@ -116,6 +116,11 @@ impl Lines {
     }
 
     /// The model's handle, for its events.
+    /// Its model's handle; 0 as long as there is none.
+    pub fn model_id(&self) -> u64 {
+        self.model_id.get().copied().unwrap_or(0)
+    }
+
     pub fn set_model_id(&self, id: u64) {
         let _ = self.model_id.set(id);
         self.each(|line| line.set_model_id(id));

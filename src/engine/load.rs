@@ -9,6 +9,7 @@ use super::models::Claim;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::room::Underway;
+use super::spans::LoadWatch;
 use super::warm_up::warm_up;
 use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
@@ -85,6 +86,8 @@ impl Stage {
 pub struct Order<'a> {
     pub interrupt: &'a Interrupt,
     pub progress: &'a dyn Fn(Stage),
+    /// The profiler.
+    pub watch: Option<&'a LoadWatch<'a>>,
 }
 
 impl Order<'_> {
@@ -138,10 +141,20 @@ pub fn load_apart(
 ) -> Result<(Arc<Model>, Underway)> {
     let full_name = config.full_name();
     let _coming = core.models.come(&full_name);
-    prepare(core, config, bytes, order).map_err(|error| {
+    let watch = core.table.spans.watch_load(&full_name);
+    let progress = |stage| {
+        watch.stage(stage);
+        (order.progress)(stage);
+    };
+    let watched = Order { interrupt: order.interrupt, progress: &progress, watch: Some(&watch) };
+    let prepared = prepare(core, config, bytes, &watched);
+    watch.end(prepared.as_ref().err());
+    prepared.map_err(|error| {
         let error = error.within(format!("model {full_name:?}"));
         if error.status != Status::Cancelled {
-            core.logger.error("model", format_args!("loading failed: {error}"));
+            core.logger
+                .with(&[("model", (&full_name).into()), ("status", error.status.name().into())])
+                .error("model", format_args!("loading failed: {error}"));
         }
         error
     })
@@ -150,10 +163,12 @@ pub fn load_apart(
 pub fn log_loaded(core: &Core, model: &Model) {
     let (name, backend) = (&model.full_name, &model.config.backend);
     let (provider, report) = (model.provider().used, model.residence.report());
-    core.logger.info(
-        "model",
-        format_args!("{name} is loaded: backend {backend}, provider {provider}, {} bytes", report.bytes),
-    );
+    core.logger
+        .with(&[("model", name.into()), ("bytes", report.bytes.into()), ("took_ns", report.load_ns.into())])
+        .info(
+            "model",
+            format_args!("{name} is loaded: backend {backend}, provider {provider}, {} bytes", report.bytes),
+        );
 }
 
 fn prepare(
@@ -235,7 +250,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         config,
         source,
         onnxruntime: &core.config.onnxruntime,
-        logger: core.logger,
+        logger: core.logger.clone(),
         interrupt: order.interrupt,
         pool: &core.pool,
         sessions: &core.sessions,
@@ -247,12 +262,16 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
     let underway = core.underway(if config.pinned { 0 } else { reservation.bytes() });
     request.room = Room::new(reservation);
     (order.progress)(Stage::Reading);
+    if let Some(watch) = order.watch {
+        watch.reads(estimate.file_bytes);
+    }
     let began = now_ns();
     let mut loaded = catch(|| backend::load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
         && !order.interrupt.is_raised()
     {
         core.logger
+            .with(&[("model", (&name).into())])
             .warn("memory", format_args!("{name}: out of memory while loading; it is tried once more"));
         core.evict_idle(&format!("{name} found no memory"));
         core.give_back_heap();
@@ -277,11 +296,15 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
 
 /// Loads the backend of a model that was evicted.
 pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
-    let order = Order { interrupt: &model.residence.interrupt, progress: &|_| () };
+    let watch = core.table.spans.watch_load(&model.full_name);
+    let progress = |stage| watch.stage(stage);
+    let order = Order { interrupt: &model.residence.interrupt, progress: &progress, watch: Some(&watch) };
     let source = model.path.clone().map_or(Source::None, Source::File);
     let threads = model.intra_op_threads.load(Ordering::Relaxed);
     let config = ModelConfig { intra_op_threads: Some(threads), ..model.config.clone() };
-    let brought = bring(core, &config, source, &order)?;
+    let brought = bring(core, &config, source, &order);
+    watch.end(brought.as_ref().err());
+    let brought = brought?;
     if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));
@@ -325,12 +348,16 @@ fn decide_batching(
         selfcheck::rows_are_independent(model, &core.pool, interrupt)
     };
     if let Verdict::Alone(reason) = &verdict {
-        core.logger.info("model", format_args!("{} is not batched: {reason}", config.full_name()));
+        let name = config.full_name();
+        core.logger
+            .with(&[("model", (&name).into())])
+            .info("model", format_args!("{name} is not batched: {reason}"));
     }
     verdict
 }
 
 fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
+    core.start_observer();
     if core.config.threads == Some(0) {
         return Ok(());
     }

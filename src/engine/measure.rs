@@ -11,8 +11,10 @@ impl Lane<'_> {
         let counted = self.batch.line.traffic.here();
         counted.batches.add(1);
         counted.rows.add(rows as u64);
-        counted.batch_rows.record(rows as u64);
-        counted.computed.record(computed_ns);
+        if self.core.config.metrics.histograms {
+            counted.batch_rows.record(rows as u64);
+            counted.computed.record(computed_ns);
+        }
         if let Some(layout) = self.batch.line.layout() {
             let rows = if layout.joined { rows } else { 1 };
             let bytes: usize = layout.inputs.iter().map(|part| part.row_bytes).sum();
@@ -24,7 +26,7 @@ impl Lane<'_> {
     pub fn record_times(&self) {
         // SAFETY: this is the lane.
         let lap = unsafe { self.batch.lap() };
-        if lap.status != Status::Ok {
+        if lap.status != Status::Ok || !self.core.config.metrics.histograms {
             return;
         }
         let now = now_ns();

@@ -2,6 +2,7 @@
 //! `residence`.
 
 use super::lifecycle::Core;
+use super::observer::Performance;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::warden::Mending;
@@ -63,8 +64,11 @@ pub struct Model {
     /// Held while settings are changed; how often they were.
     pub changing: Mutex<u64>,
     failures: AtomicU32,
+    /// Why the latest failed run failed.
+    pub last_error: Mutex<Option<String>>,
     device_lost: AtomicBool,
     pub mending: Mending,
+    pub performance: Performance,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
     /// It is a version of the repository's, which alone takes it out again.
@@ -97,8 +101,10 @@ impl Model {
             intra_op_threads: AtomicU32::new(parts.intra_op_threads),
             changing: Mutex::default(),
             failures: AtomicU32::new(0),
+            last_error: Mutex::default(),
             device_lost: AtomicBool::new(false),
             mending: Mending::default(),
+            performance: Performance::default(),
             is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
             config,
@@ -167,6 +173,7 @@ impl Model {
             }
             Some(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.last_error) = Some(error.message.clone());
                 if error.status == Status::DeviceLost {
                     self.device_lost.store(true, Ordering::Relaxed);
                 }
@@ -175,8 +182,15 @@ impl Model {
         let after = self.state();
         if before != after {
             let reason = error.map(|error| format!(": {error}")).unwrap_or_default();
-            logger.warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
+            logger
+                .with(&[("model", (&self.full_name).into()), ("state", after.name().into())])
+                .warn("model", format_args!("{} is {}{reason}", self.full_name, after.name()));
         }
+    }
+
+    /// Runs that have failed, one after the other.
+    pub fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Whether its device is lost: nothing but loading it anew helps.

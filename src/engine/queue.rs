@@ -330,6 +330,7 @@ impl Queue {
                 Choice::Take(index) => {
                     if held_since != 0 {
                         self.lines.traffic().here().held.record(now - held_since);
+                        self.table.note_held(index, held_since);
                     }
                     return Some(self.taken(dispatch, index));
                 }

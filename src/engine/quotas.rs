@@ -165,14 +165,14 @@ impl Core {
 impl Table {
     /// A request has ended: what it counted in is given back, once.
     #[cold]
-    pub fn leave_quotas(&self, batch: &Batch, member: usize) {
+    pub fn leave_quotas(&self, batch: &Batch, member: usize, status: Status) {
         let hop = &batch.cold(member).hop;
         let quotas = Quotas(hop.quotas.swap(0, Ordering::AcqRel));
         if !quotas.any() {
             return;
         }
         if let Some(place) = quotas.tenant() {
-            self.tenants.leave(place);
+            self.tenants.leave(place, status);
         }
         if quotas.0 & MODEL != 0
             && let Some(limits) = &batch.line.limits

@@ -222,18 +222,27 @@ pub fn abandon(table: &Table, batch: &Batch, member: usize, child: bool, status:
 }
 
 impl Table {
-    /// A routed request has ended: what it still has under way elsewhere is given up, and its quotas are given back.
+    /// A routed request has ended with `status`: its route counts it, and its quotas are given back.
+    fn count_out(&self, batch: &Batch, member: usize, status: Status) {
+        let hop = &batch.cold(member).hop;
+        if let Some(way) = hop.way() {
+            way.route.counters.ended.count(status);
+        }
+        if hop.quotas.load(Ordering::Relaxed) != 0 {
+            self.leave_quotas(batch, member, status);
+        }
+    }
+
+    /// A routed request has ended with `status`: what it still has under way elsewhere is given up, and its quotas are given back.
     #[inline]
     pub fn conclude(&self, batch: &Batch, member: usize, status: Status) {
         let hop = &batch.cold(member).hop;
         if hop.begun() > 1 || hop.waits() {
             // Who has it when it expires is to blame, who has it when it is not wanted any more is not.
-            let status = if status == Status::Expired { status } else { Status::Cancelled };
-            hop.children().for_each(|child| _ = self.resolve_early(child, status));
+            let blame = if status == Status::Expired { status } else { Status::Cancelled };
+            hop.children().for_each(|child| _ = self.resolve_early(child, blame));
         }
-        if hop.quotas.load(Ordering::Relaxed) != 0 {
-            self.leave_quotas(batch, member);
-        }
+        self.count_out(batch, member, status);
     }
 }
 
@@ -262,7 +271,9 @@ impl Core {
             // Before this one is counted as ended: there is always one.
             if let Err(error) = self.try_again(batch, member, Reason::Failover) {
                 let name = hop.way().map_or("", |way| way.route.name.as_str());
-                self.logger.debug("route", format_args!("{name}: no further attempt: {error}"));
+                self.logger
+                    .with(&[("route", name.into())])
+                    .debug("route", format_args!("{name}: no further attempt: {error}"));
             }
         }
         let last = hop.attempts.end(status.code() as u32);
@@ -534,7 +545,7 @@ impl Core {
         hop.children()
             .filter(|&other| other != ticket)
             .for_each(|other| _ = table.resolve_early(other, Status::Cancelled));
-        table.leave_quotas(parent, at);
+        table.count_out(parent, at, status);
         parent.interrupt_if_unwanted(at);
         // SAFETY: queues live as long as the table.
         match unsafe { request.queue.as_ref() } {

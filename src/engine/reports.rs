@@ -1,10 +1,9 @@
-//! What the engine says about itself: health, metrics, and what a model is.
+//! What takes memory, and what a model is.
 
 use super::ModelId;
 use super::lifecycle::{Core, Engine};
-use super::model::{Model, ModelState};
+use super::model::Model;
 use super::routes::is_route;
-use crate::backend::onnx;
 use crate::error::Result;
 use crate::memory::Kind;
 use crate::platform;
@@ -13,82 +12,7 @@ use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
 
-/// The engine's health in numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HealthSnapshot {
-    /// All models are ready, and the engine takes requests.
-    pub ok: bool,
-    /// No model can work, or the engine is shut down.
-    pub failed: bool,
-    pub accepting: bool,
-    pub models_ready: u32,
-    pub models_degraded: u32,
-    pub models_failed: u32,
-    pub queue_depth: u64,
-    pub in_flight: u64,
-    pub memory_bytes: u64,
-}
-
-impl HealthSnapshot {
-    /// `ok`, `degraded` or `failed`.
-    pub fn state_name(&self) -> &'static str {
-        match (self.ok, self.failed) {
-            (true, _) => "ok",
-            (_, true) => "failed",
-            _ => "degraded",
-        }
-    }
-}
-
 impl Engine {
-    /// The engine's health in numbers.
-    pub fn health(&self) -> HealthSnapshot {
-        self.core().health()
-    }
-
-    /// The engine's health with every model's, and the libraries in use.
-    pub fn health_json(&self) -> String {
-        let core = self.core();
-        let health = core.health();
-        let models: Vec<Value> = core
-            .models
-            .all()
-            .iter()
-            .map(|(_, model)| {
-                let provider = model.provider();
-                json!({
-                    "name": model.config().name,
-                    "version": model.config().version(),
-                    "state": model.state().name(),
-                    "residence": model.residence_name(),
-                    "rebuilt": model.mending.rebuilt.load(Ordering::Relaxed),
-                    "recovered": model.mending.recovered.load(Ordering::Relaxed),
-                    "memory": model.residence.report(),
-                    "buffer_bytes": model.traffic.buffer_bytes.load(Ordering::Relaxed),
-                    "provider": provider.used,
-                    "providers_rejected": provider.rejected,
-                    "queue_depth": core.table.unresolved(Some(&model.traffic()), true),
-                })
-            })
-            .collect();
-        json!({
-            "state": health.state_name(),
-            "accepting": health.accepting,
-            "version": crate::VERSION,
-            "models": models,
-            "loading": core.models.coming(),
-            "queue_depth": health.queue_depth,
-            "in_flight": health.in_flight,
-            "memory": core.memory_report(),
-            "routes": core.report_routes(),
-            "tenants": core.report_tenants(),
-            "recent": core.history.entries(),
-            "repository": core.repository.report(),
-            "onnxruntime": onnx::loaded(),
-        })
-        .to_string()
-    }
-
     /// What a model is and how it runs, as JSON.
     pub fn model_info(&self, id: ModelId) -> Result<String> {
         if is_route(id) {
@@ -110,7 +34,7 @@ impl Core {
         ]
     }
 
-    fn memory_report(&self) -> Value {
+    pub(super) fn memory_report(&self) -> Value {
         let mut report = json!({
             "used_bytes": self.ledger.used(),
             "budget_bytes": self.ledger.limit(),
@@ -122,30 +46,6 @@ impl Core {
             report[format!("{kind}_bytes")] = bytes.into();
         }
         report
-    }
-
-    pub(super) fn health(&self) -> HealthSnapshot {
-        let mut health = HealthSnapshot {
-            accepting: !self.table.is_closed(),
-            in_flight: self.table.unresolved(None, false),
-            queue_depth: self.table.unresolved(None, true),
-            memory_bytes: self.ledger.used(),
-            ..HealthSnapshot::default()
-        };
-        for (_, model) in self.models.all() {
-            match model.state() {
-                ModelState::Ready => health.models_ready += 1,
-                ModelState::Degraded => health.models_degraded += 1,
-                ModelState::Failed => health.models_failed += 1,
-            }
-        }
-        let trouble = health.models_degraded + health.models_failed > 0
-            || self.repository.is_in_trouble()
-            || self.routes_in_trouble();
-        health.ok = health.accepting && !trouble;
-        health.failed = !health.accepting
-            || (health.models_failed > 0 && health.models_ready + health.models_degraded == 0);
-        health
     }
 }
 

@@ -81,6 +81,9 @@ pub struct Report {
     pub reload_error: Option<String>,
     #[serde(skip)]
     pub arrived_ns: u64,
+    /// What all reloads took together.
+    #[serde(skip)]
+    pub reloading_ns: u64,
 }
 
 impl Residence {
@@ -141,6 +144,11 @@ impl Residence {
 
     pub fn report(&self) -> Report {
         lock(&self.inner).report.clone()
+    }
+
+    /// When its backend was last loaded.
+    pub fn arrived_ns(&self) -> u64 {
+        lock(&self.inner).report.arrived_ns
     }
 
     /// Takes note that the model has run.
@@ -258,7 +266,7 @@ impl Core {
     }
 
     fn take_out_of_memory(self: &Arc<Self>, model: &Arc<Model>, reason: &str, though_wanted: bool) -> bool {
-        let residence = &model.residence;
+        let (residence, began_ns) = (&model.residence, now_ns());
         {
             let mut inner = lock(&residence.inner);
             if inner.stay != Stay::Resident || !model.queue.leave(though_wanted) {
@@ -291,8 +299,11 @@ impl Core {
         };
         residence.changed.notify_all();
         self.metrics.evictions.add(1);
+        self.table.spans.evicted(&model.full_name, reason, bytes, began_ns);
         self.history.evicted(&model.full_name, bytes, reason);
-        self.logger.info("memory", format_args!("{} is evicted ({bytes} bytes): {reason}", model.full_name));
+        self.logger
+            .with(&[("model", (&model.full_name).into()), ("bytes", bytes.into())])
+            .info("memory", format_args!("{} is evicted ({bytes} bytes): {reason}", model.full_name));
         // Who has come meanwhile may have found nobody to bring it back.
         if model.queue.has_work() {
             self.fetch_back(model);
@@ -349,6 +360,7 @@ impl Core {
                 inner.report.load_ns = brought.load_ns;
                 inner.report.arrived_ns = now_ns();
                 inner.report.reloads += 1;
+                inner.report.reloading_ns += brought.load_ns;
                 inner.report.reload_error = None;
                 (inner.backend, inner.room, inner.failed) = (Some(brought.backend), Some(brought.room), None);
                 inner.stay = Stay::Resident;
@@ -358,7 +370,7 @@ impl Core {
         };
         residence.changed.notify_all();
         self.metrics.reloads.record(ended);
-        self.logger.info(
+        self.logger.with(&[("model", (&model.full_name).into()), ("took_ns", ended.into())]).info(
             "memory",
             format_args!("{} is in memory again after {} ms", model.full_name, ended / 1_000_000),
         );
@@ -389,11 +401,15 @@ impl Core {
     /// Every request that waits for the model fails for the same reason.
     fn reload_failed(self: &Arc<Self>, model: &Arc<Model>, error: Error) {
         let residence = &model.residence;
+        let name = &model.full_name;
+        let earlier = lock(&residence.inner).failed.as_ref().is_some_and(|(_, until)| now_ns() < *until);
+        if !earlier {
+            self.logger
+                .with(&[("model", name.into()), ("status", error.status.name().into())])
+                .error("memory", format_args!("reloading failed: {error}"));
+        }
         {
             let mut inner = lock(&residence.inner);
-            if inner.failed.as_ref().is_none_or(|(_, until)| now_ns() >= *until) {
-                self.logger.error("memory", format_args!("reloading failed: {error}"));
-            }
             let wait_ns = if error.status == Status::OverBudget { RETRY_ROOM_NS } else { RETRY_NS };
             inner.report.reload_error = Some(error.to_string());
             let until = inner.failed.take().map(|(_, until)| until).filter(|until| now_ns() < *until);

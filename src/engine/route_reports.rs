@@ -98,9 +98,12 @@ impl Way {
         let [p50, p90, p99] = times.quantiles([0.5, 0.9, 0.99]);
         let bars = target.bars();
         let calls = target.breaker.calls(now);
+        let not_ready = self.why_not_ready();
         json!({
             "model": target.name,
             "state": state_of(self, now),
+            "ready": not_ready.as_ref().is_none_or(|(failed, _)| !failed),
+            "why": not_ready.map(|(_, reason)| reason),
             "problem": lock(&self.problem).clone(),
             "draining": bars & Bars::DRAINING != 0,
             "check_error": self.check.last_error(),
@@ -211,7 +214,7 @@ impl Core {
                 json!({
                     "class": class.class.as_deref(),
                     "tenants": class.tenants,
-                    "served": class.served,
+                    "served": class.served(),
                     "refused": class.refused,
                     "in_flight": class.in_flight,
                 })
@@ -243,6 +246,7 @@ impl Core {
                 let counters = &plan.route.counters;
                 RouteMetrics {
                     route: &plan.route.name,
+                    ended: counters.ended.get(),
                     failovers: get(&counters.failovers),
                     hedges: get(&counters.hedges),
                     hedges_won: get(&counters.hedges_won),
@@ -266,7 +270,7 @@ impl Core {
             .into_iter()
             .map(|class| TenantMetrics {
                 class: class.class,
-                served: class.served,
+                ended: class.ended,
                 refused: class.refused,
                 in_flight: class.in_flight,
             })

@@ -13,6 +13,7 @@ use super::warden::{Check, Warden};
 use crate::clock::now_ns;
 use crate::config::{RouteConfig, TargetConfig};
 use crate::error::{Error, Result, Status};
+use crate::metrics::Ended;
 use crate::router::{Bars, Change, Limits, Peers, RetryBudget, Sessions, Strategy, Tally, Target, make};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{Dim, Signature, TensorSpec};
@@ -48,6 +49,8 @@ pub struct Route {
 /// What has happened to a route's requests.
 #[derive(Default)]
 pub struct Counters {
+    /// Requests that have ended.
+    pub ended: Ended,
     /// Attempts that were begun because another had failed.
     pub failovers: AtomicU64,
     /// Attempts that were begun because another took long.
@@ -201,7 +204,7 @@ impl Way {
         let Some(change) = change else { return };
         let (route, target) = (&self.route.name, &self.target.name);
         let (from, to) = (change.from.name(), change.to.name());
-        core.logger.warn(
+        core.logger.with(&[("route", route.into()), ("target", target.into()), ("state", to.into())]).warn(
             "route",
             format_args!("{route}: the breaker of {target} goes from {from} to {to}: {}", change.reason),
         );

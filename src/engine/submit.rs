@@ -45,6 +45,7 @@ impl Engine {
             let quotas = core.enter_model(&model, description, &admitted, now)?;
             let role = Role { quotas, ..Role::default() };
             let submitted = core.submit(description, &admitted, &model, Some(queue.completion()), now, &role);
+            let submitted = submitted.inspect(|&ticket| core.table.spans.submitted(ticket, &model, now));
             submitted.inspect_err(|_| core.undo_limits(quotas, &model, None, admitted.rows))
         };
         submit().inspect_err(|error| self.count_rejection(error))

@@ -8,6 +8,7 @@ use super::batch::{Batch, Lent, Phase};
 use super::completion::{CompletionQueue, Link};
 use super::outcome;
 use super::relay::abandon;
+use super::spans::Spans;
 use super::{Ticket, next_generation, random_generation};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -92,6 +93,7 @@ pub struct Table {
     /// Rung after every batch of a closed engine.
     settled: Bell,
     pub metrics: Arc<Metrics>,
+    pub spans: Spans,
     pub tenants: Tenants,
     /// Rung when a request has ended elsewhere, or early, whose submitter waits for it without a completion queue.
     pub elsewhere: Bell,
@@ -156,6 +158,7 @@ impl Table {
             closed: AtomicBool::new(false),
             settled: Bell::default(),
             metrics,
+            spans: Spans::default(),
             tenants,
             elsewhere: Bell::default(),
             queues: Mutex::default(),
@@ -273,6 +276,12 @@ impl Table {
     pub fn lane_link(&self, index: u32) -> &AtomicU64 {
         // SAFETY: what waits for a lane is held for it.
         unsafe { &self.batch(index).link }
+    }
+
+    /// Takes note of since when a batch was held open that a lane has just taken.
+    pub fn note_held(&self, index: u32, since_ns: u64) {
+        // SAFETY: the queue has given the lane's hold to the caller.
+        unsafe { self.batch(index) }.held_ns.store(since_ns, Ordering::Relaxed);
     }
 
     /// The level, and when the first member came, of a batch that waits for a lane.

@@ -129,7 +129,7 @@ impl Core {
         if self.config.repository.directory.is_none() {
             return Ok(());
         }
-        let order = Order { interrupt: &self.repository.interrupt, progress: &|_| () };
+        let order = Order { interrupt: &self.repository.interrupt, progress: &|_| (), watch: None };
         self.rescan(&order, false)?;
         let Some(poll_ms) = self.config.repository.poll_ms else { return Ok(()) };
         let poll_ns = u64::from(poll_ms) * 1_000_000;
@@ -139,7 +139,7 @@ impl Core {
         }
         let core = Arc::clone(self);
         let poller = spawn("blaze-repository", move || {
-            let order = Order { interrupt: &core.repository.interrupt, progress: &|_| () };
+            let order = Order { interrupt: &core.repository.interrupt, progress: &|_| (), watch: None };
             while !order.interrupt.sleep(poll_ns) {
                 let _ = core.rescan(&order, false); // the error is in the report, and in the log
             }
@@ -163,7 +163,7 @@ impl Core {
                 .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if mine {
-            let order = Order { interrupt: &self.repository.interrupt, progress: &|_| () };
+            let order = Order { interrupt: &self.repository.interrupt, progress: &|_| (), watch: None };
             let _ = self.rescan(&order, false); // the error is in the report, and in the log
         }
         mine
@@ -179,15 +179,17 @@ impl Core {
     /// be loaded before is tried again.
     pub fn rescan(self: &Arc<Self>, order: &Order<'_>, asked: bool) -> Result<Value> {
         let _one_at_a_time = lock(&self.repository.scanning);
+        let began_ns = now_ns();
         let scanned = scan(self.repository_directory()?);
-        {
+        self.table.spans.scanned(began_ns);
+        let error = scanned.as_ref().err().map(|error| error.message.clone());
+        let before = {
             let mut state = lock(&self.repository.state);
             state.scans += 1;
-            let error = scanned.as_ref().err().map(|error| error.message.clone());
-            if let (Some(error), None) = (&error, &state.error) {
-                self.logger.error("repository", format_args!("{error}"));
-            }
-            state.error = error;
+            std::mem::replace(&mut state.error, error.clone())
+        };
+        if let (Some(error), None) = (error, before) {
+            self.logger.error("repository", format_args!("{error}"));
         }
         let entries = scanned?;
         for entry in &entries {
@@ -203,7 +205,9 @@ impl Core {
             lock(&self.repository.state).names.remove(&name);
             if !leaving.is_empty() {
                 self.history.version("removed", &name, "its directory is gone");
-                self.logger.info("repository", format_args!("{name} is gone"));
+                self.logger
+                    .with(&[("model", (&name).into())])
+                    .info("repository", format_args!("{name} is gone"));
             }
             self.unload_all(&leaving);
         }
@@ -255,12 +259,13 @@ impl Core {
             self.remove_and_unload(keep.into_values().filter(|serving| is_new(serving, &known)));
             return Ok(());
         }
+        let mut served = None;
         if let Some((&version, serving)) = keep.iter().next_back() {
             self.models.follow(&entry.name, &serving.model)?;
             if known.newest != Some(version) {
                 let before = known.newest.map_or("none".to_owned(), |before| before.to_string());
                 self.history.version("serving", &serving.model.full_name, &format!("before: {before}"));
-                self.logger.info("repository", format_args!("{} is served", serving.model.full_name));
+                served = Some(Arc::clone(&serving.model));
             }
             known.newest = Some(version);
         } else {
@@ -273,6 +278,11 @@ impl Core {
         known.serving = keep;
         state.names.insert(entry.name.clone(), known);
         drop(state);
+        if let Some(model) = served {
+            self.logger
+                .with(&[("model", (&model.full_name).into())])
+                .info("repository", format_args!("{} is served", model.full_name));
+        }
         self.remove_and_unload(leaving.into_iter());
         Ok(())
     }
@@ -310,7 +320,9 @@ impl Core {
             Err(error) if matches!(error.status, Status::Cancelled | Status::ShutDown) => Err(error),
             Err(error) => {
                 let name = format!("{}:{version}", entry.name);
-                self.logger.error("repository", format_args!("{name} cannot be served: {error}"));
+                self.logger
+                    .with(&[("model", (&name).into()), ("status", error.status.name().into())])
+                    .error("repository", format_args!("{name} cannot be served: {error}"));
                 self.history.version("broken", &name, &error.message);
                 let passing = matches!(error.status, Status::OverBudget | Status::OutOfMemory);
                 // Tried again when its files change, or at once if it is not their fault.

@@ -173,11 +173,13 @@ impl Core {
             hop.quotas.fetch_or(Quotas::of_route(), Ordering::SeqCst);
             if pin.resolved.is_set(member) {
                 // Whoever has resolved it meanwhile may not have seen the mark.
-                self.table.leave_quotas(&pin, member);
+                self.table.leave_quotas(&pin, member, Status::Cancelled);
                 continue;
             }
             if let Err(error) = self.try_again(&pin, member, Reason::First) {
-                self.logger.debug("route", format_args!("{}: {error}", route.name));
+                self.logger
+                    .with(&[("route", (&route.name).into())])
+                    .debug("route", format_args!("{}: {error}", route.name));
                 self.table.resolve_early(ticket, error.status);
             }
         }

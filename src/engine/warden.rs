@@ -264,7 +264,9 @@ impl Core {
             if target.bar(Bars::FAILED, failed) {
                 let what = if failed { "has failed" } else { "works again" };
                 let (route, target) = (&plan.route.name, &target.name);
-                self.logger.warn("route", format_args!("{route}: the model of {target} {what}"));
+                self.logger
+                    .with(&[("route", route.into()), ("target", target.into())])
+                    .warn("route", format_args!("{route}: the model of {target} {what}"));
             }
             let seen = |share: f64| {
                 let quantile = |target: &crate::router::Target| target.times.quantile(share);
@@ -424,7 +426,10 @@ impl Core {
             let what = state.last_error.as_deref().map_or("is well again".to_owned(), |why| {
                 format!("is unwell: {} synthetic requests in a row failed: {why}", state.failures)
             });
-            self.logger.warn("route", format_args!("{}: {} {what}", way.route.name, way.target.name));
+            let (route, target) = (&way.route.name, &way.target.name);
+            self.logger
+                .with(&[("route", route.into()), ("target", target.into())])
+                .warn("route", format_args!("{route}: {target} {what}"));
         }
     }
 
@@ -485,7 +490,9 @@ impl Core {
         model.mending.rebuilt.fetch_add(u64::from(rebuilt), Ordering::Relaxed);
         if rebuilt && self.proves(model) {
             model.mending.recovered.fetch_add(1, Ordering::Relaxed);
-            self.logger.warn("model", format_args!("{} was rebuilt and works", model.full_name));
+            self.logger
+                .with(&[("model", (&model.full_name).into())])
+                .warn("model", format_args!("{} was rebuilt and works", model.full_name));
         }
     }
 
@@ -497,7 +504,9 @@ impl Core {
             Ok(ticket) => ticket,
             Err(error) => {
                 let name = &model.full_name;
-                self.logger.debug("model", format_args!("{name}: no canary can be sent: {error}"));
+                self.logger
+                    .with(&[("model", name.into())])
+                    .debug("model", format_args!("{name}: no canary can be sent: {error}"));
                 return false;
             }
         };

@@ -36,7 +36,9 @@ pub fn warm_up(core: &Arc<Core>, model: &Arc<Model>, interrupt: &Interrupt) -> R
         return Ok(());
     }
     let log = |error: &Error| {
-        core.logger.info("model", format_args!("{} was not warmed up: {error}", model.full_name));
+        core.logger
+            .with(&[("model", (&model.full_name).into())])
+            .info("model", format_args!("{} was not warmed up: {error}", model.full_name));
     };
     let most = if model.joins_rows() { model.queue.max_rows() } else { 1 };
     let (sizes, must) = sizes(model, most);

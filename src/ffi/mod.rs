@@ -14,7 +14,9 @@ pub mod allocator;
 pub mod engine;
 pub mod event;
 pub mod handles;
+pub mod log;
 pub mod model;
+pub mod profile;
 pub mod queue;
 pub mod reports;
 pub mod request;
@@ -24,7 +26,7 @@ pub mod tensor;
 pub mod tuning;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 12] = [
+pub const HEADER_PARTS: [(&str, &str); 14] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -36,5 +38,7 @@ pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Requests", "src/ffi/request.rs"),
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
+    ("Logs", "src/ffi/log.rs"),
+    ("Profiling", "src/ffi/profile.rs"),
     ("Tuning", "src/ffi/tuning.rs"),
 ];

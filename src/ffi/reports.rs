@@ -10,11 +10,11 @@ use std::ffi::c_char;
 /// How an engine is.
 pub type blaze_health_state = u32;
 
-/// Every model is ready, and requests are taken.
+/// Nothing is wrong, and requests are taken.
 pub const BLAZE_HEALTH_OK: blaze_health_state = 1;
-/// The latest run of some model failed.
+/// The latest run of some model failed, a model is much slower than it used to be, or a route or the repository is in trouble.
 pub const BLAZE_HEALTH_DEGRADED: blaze_health_state = 2;
-/// No model works, or the engine is shut down.
+/// No model works, nothing gets done, or the engine is shut down.
 pub const BLAZE_HEALTH_FAILED: blaze_health_state = 3;
 
 /// An engine's health. Start from BLAZE_HEALTH_INFO_INIT.
@@ -35,6 +35,14 @@ pub struct blaze_health_info {
     pub in_flight: u64,
     /// Bytes in the engine's ledger: models, buffers and caches.
     pub memory_bytes: u64,
+    /// 1 while work that there is gets done; 0 if requests wait and no batch has ended for 10 s.
+    pub live: u32,
+    /// 1 while requests are taken and every model and route can answer; if not, blaze_health_json says why.
+    pub ready: u32,
+    /// Models that take much longer than they used to: for three seconds in a row, their 99th percentile was three times
+    /// what it usually is, and 2 ms more. Not counted among the degraded.
+    pub models_slow: u32,
+    pub reserved: u32,
 }
 
 /// The quantiles of a duration since the engine was made, in nanoseconds, to within 3.2 %.
@@ -94,14 +102,20 @@ pub type blaze_metrics_format = u32;
 pub const BLAZE_METRICS_PROMETHEUS: blaze_metrics_format = 1;
 /// One JSON object.
 pub const BLAZE_METRICS_JSON: blaze_metrics_format = 2;
+/// What the engine did in the last minutes, as JSON: the main series, each a list of pairs of a Unix time and a value, for
+/// the last 120 "seconds", 120 "minutes" and 72 "hours" in which there was anything to do. Empty with "metrics":
+/// {"trends": false}.
+pub const BLAZE_METRICS_TRENDS: blaze_metrics_format = 3;
 
-sized!(blaze_health_info, blaze_metrics_info);
+sized!(blaze_health_info since live);
+sized!(blaze_metrics_info since batch_wait);
 
 /// Says how an engine is.
 ///
 /// @param engine  The engine.
 /// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
 ///
+/// May be asked at any rate: beyond 16 times in 10 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 #[unsafe(no_mangle)]
@@ -130,6 +144,10 @@ pub unsafe extern "C" fn blaze_health(
                 queue_depth: health.queue_depth,
                 in_flight: health.in_flight,
                 memory_bytes: health.memory_bytes,
+                live: health.live.into(),
+                ready: health.ready.into(),
+                models_slow: health.models_slow,
+                reserved: 0,
             };
             write_sized(out, size, &info);
             Ok(())
@@ -138,6 +156,10 @@ pub unsafe extern "C" fn blaze_health(
 }
 
 /// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "live", "ready", and "not_ready_because": a list of texts; "problems": whatever is not as it should be, each with its
+///   "subject" ("engine", "model", "route", "target", "repository"), "name", "level" ("degraded", "failed"), "reason", and
+///   whether it "blocks_readiness"; for each model and target "ready" and "why" (null: nothing is wrong); for each model
+///   "performance": "p99_ns" of the latest second, "usual_p99_ns", and whether it is "slow";
 /// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
 ///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
 ///   "evictions", and "misses": requests for a model that was not in memory;
@@ -154,6 +176,7 @@ pub unsafe extern "C" fn blaze_health(
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
 ///
+/// May be asked at any rate: beyond 16 times in 100 ms, answers are that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
@@ -230,7 +253,7 @@ pub unsafe extern "C" fn blaze_metrics(
 /// Writes an engine's metrics, and those of its models, as text.
 ///
 /// @param engine    The engine.
-/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param format    BLAZE_METRICS_PROMETHEUS, BLAZE_METRICS_JSON or BLAZE_METRICS_TRENDS.
 /// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
@@ -253,6 +276,7 @@ pub unsafe extern "C" fn blaze_metrics_text(
             let text = match format {
                 BLAZE_METRICS_PROMETHEUS => engine.metrics_prometheus(),
                 BLAZE_METRICS_JSON => engine.metrics_json(),
+                BLAZE_METRICS_TRENDS => engine.trends_json(),
                 other => {
                     return Err(Error::new(Status::InvalidArgument, format!("format: {other} is none")));
                 }

@@ -10,7 +10,7 @@ pub use histogram::{Counts, Histogram};
 pub use models::{ModelMetrics, within_bounds};
 pub use routes::{RouteMetrics, TargetMetrics, TenantMetrics};
 pub use text::{json, prometheus};
-pub use traffic::{Fleet, OUTCOMES, Stripe, Totals, Traffic};
+pub use traffic::{Ended, Fleet, OUTCOMES, Stripe, Totals, Traffic};
 
 use crate::error::Status;
 use std::sync::atomic::{AtomicU64, Ordering};

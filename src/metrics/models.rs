@@ -122,7 +122,7 @@ pub(super) fn json(models: &[ModelMetrics]) -> Vec<Value> {
         json!({
             "name": model.name,
             "accepted": model.accepted,
-            "outcomes": outcomes(totals),
+            "outcomes": outcomes(totals.outcomes),
             "batches": totals.batches,
             "rows": totals.rows,
             "input_bytes": totals.input_bytes,
@@ -146,12 +146,8 @@ pub(super) fn json(models: &[ModelMetrics]) -> Vec<Value> {
     models.iter().map(of_model).collect()
 }
 
-pub(super) fn outcomes(totals: &Totals) -> Value {
-    OUTCOMES
-        .into_iter()
-        .zip(totals.outcomes)
-        .map(|(name, count)| (name.to_owned(), Value::from(count)))
-        .collect()
+pub(super) fn outcomes(ended: [u64; OUTCOMES.len()]) -> Value {
+    OUTCOMES.into_iter().zip(ended).map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
 }
 
 #[cfg(test)]

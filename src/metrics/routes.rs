@@ -1,13 +1,16 @@
 //! What metrics say about routes, their targets, and tenants.
 
-use super::Counts;
+use super::models::outcomes;
 use super::text::{Exposition, durations};
+use super::{Counts, OUTCOMES};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A route's counters.
 pub struct RouteMetrics<'a> {
     pub route: &'a str,
+    /// Requests that have ended, as in `OUTCOMES`.
+    pub ended: [u64; OUTCOMES.len()],
     pub failovers: u64,
     pub hedges: u64,
     pub hedges_won: u64,
@@ -42,7 +45,8 @@ pub struct TargetMetrics<'a> {
 pub struct TenantMetrics {
     /// `None`: those without one.
     pub class: Option<Arc<str>>,
-    pub served: u64,
+    /// Requests that have ended, as in `OUTCOMES`.
+    pub ended: [u64; OUTCOMES.len()],
     pub refused: u64,
     pub in_flight: u64,
 }
@@ -88,6 +92,13 @@ fn write_routes(text: &mut Exposition, routes: &[RouteMetrics<'_>]) {
         }),
         ("waiting", "gauge", "Requests that wait for their turn.", |r| r.waiting as f64),
     ];
+    let name = "blaze_route_requests_total";
+    text.family(name, "counter", "Requests that have ended, by outcome.");
+    for route in routes {
+        for (outcome, count) in OUTCOMES.into_iter().zip(route.ended) {
+            text.sample(name, &[("route", route.route), ("outcome", outcome)], count);
+        }
+    }
     for (name, kind, help, value) in of_routes {
         let name = format!("blaze_route_{name}");
         text.family(&name, kind, help);
@@ -146,8 +157,15 @@ fn write_targets(text: &mut Exposition, targets: &[TargetMetrics<'_>]) {
 }
 
 fn write_tenants(text: &mut Exposition, tenants: &[TenantMetrics]) {
-    let of_tenants: [Family<TenantMetrics>; 3] = [
-        ("requests_total", "counter", "Requests that have ended.", |t| t.served as f64),
+    let name = "blaze_tenant_requests_total";
+    text.family(name, "counter", "Requests that have ended, by class of tenants and outcome.");
+    for tenant in tenants {
+        let class = tenant.class.as_deref().unwrap_or_default();
+        for (outcome, count) in OUTCOMES.into_iter().zip(tenant.ended) {
+            text.sample(name, &[("class", class), ("outcome", outcome)], count);
+        }
+    }
+    let of_tenants: [Family<TenantMetrics>; 2] = [
         ("refused_total", "counter", "Requests refused by the tenant's limits.", |t| t.refused as f64),
         ("in_flight", "gauge", "Requests under way.", |t| t.in_flight as f64),
     ];
@@ -187,6 +205,7 @@ pub fn json(
         let own = targets.iter().filter(|target| target.route == route.route);
         json!({
             "route": route.route,
+            "outcomes": outcomes(route.ended),
             "failovers": route.failovers,
             "hedges": route.hedges,
             "hedges_won": route.hedges_won,
@@ -202,7 +221,8 @@ pub fn json(
     let of_tenant = |tenant: &TenantMetrics| {
         json!({
             "class": tenant.class.as_deref(),
-            "served": tenant.served,
+            "served": tenant.ended.iter().sum::<u64>(),
+            "outcomes": outcomes(tenant.ended),
             "refused": tenant.refused,
             "in_flight": tenant.in_flight,
         })

@@ -160,7 +160,7 @@ pub fn json(metrics: &Metrics, totals: &Totals, gauges: &Gauges, models: &[Model
         "requests": {
             "accepted": gauges.accepted,
             "rejected": counts(&metrics.rejections.each()),
-            "outcomes": outcomes(totals),
+            "outcomes": outcomes(totals.outcomes),
             "in_flight": gauges.in_flight,
         },
         "batches": totals.batches,

@@ -52,6 +52,22 @@ pub struct Stripe {
     pub patience: Histogram,
 }
 
+/// Requests that have ended, by outcome.
+#[derive(Default)]
+pub struct Ended([Counter; OUTCOMES.len()]);
+
+impl Ended {
+    /// Counts one that ended with `status`.
+    pub fn count(&self, status: Status) {
+        self.0[outcome(status)].add(1);
+    }
+
+    /// As in `OUTCOMES`.
+    pub fn get(&self) -> [u64; OUTCOMES.len()] {
+        std::array::from_fn(|at| self.0[at].get())
+    }
+}
+
 impl Stripe {
     /// Counts requests that ended with `status`.
     pub fn ended(&self, status: Status, count: u64) {
@@ -60,7 +76,7 @@ impl Stripe {
 }
 
 /// The place of a status among `OUTCOMES`.
-fn outcome(status: Status) -> usize {
+pub fn outcome(status: Status) -> usize {
     match status {
         Status::Ok => 0,
         Status::Cancelled => 2,

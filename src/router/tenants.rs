@@ -7,7 +7,7 @@ use super::limits::{Limits, Refusal};
 use super::random::mix;
 use crate::config::{LimitsConfig, TenantConfig, TenantsConfig};
 use crate::error::{Error, Result, Status};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Ended, OUTCOMES};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -35,9 +35,9 @@ pub struct Tenant {
     listed: AtomicBool,
     class: Mutex<Option<Arc<str>>>,
     pub limits: Limits,
-    served: Counter,
+    ended: Ended,
     /// What was counted before the tenant was listed: that was for all that are not.
-    served_before: AtomicU64,
+    ended_before: [AtomicU64; OUTCOMES.len()],
     refused_before: AtomicU64,
 }
 
@@ -67,7 +67,13 @@ impl Tenant {
 
     /// Requests that were accepted and have ended. Only rises.
     pub fn served(&self) -> u64 {
-        self.served.get().saturating_sub(self.served_before.load(Ordering::Relaxed))
+        self.ended().iter().sum()
+    }
+
+    /// The same by outcome, as in `OUTCOMES`.
+    pub fn ended(&self) -> [u64; OUTCOMES.len()] {
+        let ended = self.ended.get();
+        std::array::from_fn(|at| ended[at].saturating_sub(self.ended_before[at].load(Ordering::Relaxed)))
     }
 
     /// Requests that were accepted; may count one for a moment that is refused further on.
@@ -163,9 +169,17 @@ pub struct ClassTotals {
     pub class: Option<Arc<str>>,
     /// Those that have an entry just now.
     pub tenants: u64,
-    pub served: u64,
+    /// Requests that have ended, as in `OUTCOMES`.
+    pub ended: [u64; OUTCOMES.len()],
     pub refused: u64,
     pub in_flight: u64,
+}
+
+impl ClassTotals {
+    /// Requests that have ended.
+    pub fn served(&self) -> u64 {
+        self.ended.iter().sum()
+    }
 }
 
 /// All tenants.
@@ -178,7 +192,7 @@ pub struct Tenants {
     /// Whether those that are not listed have limits, and so have to be told apart.
     tells_apart: bool,
     /// What was counted for tenants that were not listed then, and are now.
-    served_before: Counter,
+    ended_before: [Counter; OUTCOMES.len()],
     refused_before: Counter,
 }
 
@@ -193,7 +207,7 @@ impl Tenants {
             default: config.default.clone(),
             capacity: config.capacity.max(1) as usize,
             tells_apart,
-            served_before: Counter::default(),
+            ended_before: Default::default(),
             refused_before: Counter::default(),
         };
         config.list.iter().try_for_each(|tenant| tenants.set(tenant))?;
@@ -242,10 +256,10 @@ impl Tenants {
     }
 
     /// A request has ended.
-    pub fn leave(&self, index: u32) {
+    pub fn leave(&self, index: u32, status: Status) {
         if let Some(tenant) = self.tenant(index) {
             tenant.limits.leave(1);
-            tenant.served.add(1);
+            tenant.ended.count(status);
             tenant.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -281,10 +295,12 @@ impl Tenants {
         };
         tenant.configure(config);
         if !tenant.is_listed() {
-            let (served, refused) = (tenant.served.get(), tenant.limits.refused.total());
-            self.served_before.add(served);
+            let (ended, refused) = (tenant.ended.get(), tenant.limits.refused.total());
             self.refused_before.add(refused);
-            tenant.served_before.store(served, Ordering::Relaxed);
+            for (at, ended) in ended.into_iter().enumerate() {
+                self.ended_before[at].add(ended);
+                tenant.ended_before[at].store(ended, Ordering::Relaxed);
+            }
             tenant.refused_before.store(refused, Ordering::Relaxed);
             tenant.listed.store(true, Ordering::Release);
         }
@@ -301,14 +317,14 @@ impl Tenants {
     pub fn classes(&self) -> Vec<ClassTotals> {
         let mut classes: BTreeMap<Option<Arc<str>>, ClassTotals> = BTreeMap::new();
         let without = classes.entry(None).or_default();
-        without.served = self.served_before.get();
+        without.ended = std::array::from_fn(|at| self.ended_before[at].get());
         without.refused = self.refused_before.get();
         for tenant in self.entries() {
             let class = tenant.class();
             let totals =
                 classes.entry(class.clone()).or_insert_with(|| ClassTotals { class, ..Default::default() });
             totals.tenants += u64::from(tenant.id() != 0);
-            totals.served += tenant.served();
+            totals.ended.iter_mut().zip(tenant.ended()).for_each(|(total, own)| *total += own);
             totals.refused += tenant.refused();
             totals.in_flight += u64::from(tenant.in_flight());
         }
@@ -452,9 +468,9 @@ mod tests {
         enter(&tenants, 9, SECOND).unwrap();
         let gold = [5, 5].map(|id| enter(&tenants, id, SECOND).unwrap());
         assert_eq!(enter(&tenants, 5, SECOND), Err(RefusalKind::Quota));
-        tenants.leave(first);
+        tenants.leave(first, Status::Ok);
         tenants.undo(gold[0], 1);
-        tenants.leave(gold[1]);
+        tenants.leave(gold[1], Status::Ok);
         assert_eq!(enter(&tenants, 8, SECOND), Ok(first));
         let tenant = tenants.find(5, SECOND).unwrap();
         assert_eq!((tenant.weight(), tenant.class().as_deref()), (7, Some("gold")));
@@ -463,9 +479,15 @@ mod tests {
         let mut seen = Vec::new();
         tenants.each(|tenant| seen.push((tenant.id(), tenant.in_flight(), tenant.accepted())));
         assert_eq!(seen, [(5, 0, 1)]);
-        let others = ClassTotals { class: None, tenants: 2, served: 1, refused: 1, in_flight: 2 };
-        let gold =
-            ClassTotals { class: Some("gold".into()), tenants: 1, served: 1, refused: 1, in_flight: 0 };
+        let others =
+            ClassTotals { class: None, tenants: 2, ended: [1, 0, 0, 0, 0], refused: 1, in_flight: 2 };
+        let gold = ClassTotals {
+            class: Some("gold".into()),
+            tenants: 1,
+            ended: [1, 0, 0, 0, 0],
+            refused: 1,
+            in_flight: 0,
+        };
         assert_eq!(tenants.classes(), [others, gold]);
     }
 
@@ -474,7 +496,7 @@ mod tests {
         let rate = LimitsConfig { requests_per_second: Some(1.0), burst: Some(2), ..limits(2) };
         let tenants = tenants(rate, 3, vec![listed(5, "gold", limits(1))]);
         let held = enter(&tenants, 6, SECOND).unwrap();
-        tenants.leave(enter(&tenants, 7, SECOND).unwrap());
+        tenants.leave(enter(&tenants, 7, SECOND).unwrap(), Status::Ok);
         let others = enter(&tenants, 8, SECOND).unwrap(); // 7 has used a token: nobody is as good as new
         assert_eq!(tenants.tenant(others).unwrap().id(), 0);
         assert_eq!(enter(&tenants, 9, SECOND), Ok(others)); // one entry for both
@@ -486,7 +508,7 @@ mod tests {
         assert_eq!(tenants.find(5, 10 * SECOND).unwrap().id(), 5);
         let full = tenants.set(&listed(20, "gold", limits(1))).unwrap_err();
         assert_eq!((full.status, full.message.contains('3')), (Status::OverQuota, true));
-        tenants.leave(recycled);
+        tenants.leave(recycled, Status::Ok);
         tenants.set(&listed(20, "gold", limits(1))).unwrap();
         assert_eq!(tenants.find(20, 10 * SECOND).unwrap().id(), 20);
     }
@@ -495,7 +517,7 @@ mod tests {
     fn of_the_idle_the_one_silent_longest_goes() {
         let tenants = tenants(limits(1), 3, vec![]);
         for (id, second) in [(1, 5), (2, 1), (3, 9)] {
-            tenants.leave(enter(&tenants, id, second * SECOND).unwrap());
+            tenants.leave(enter(&tenants, id, second * SECOND).unwrap(), Status::Ok);
         }
         enter(&tenants, 4, 20 * SECOND).unwrap();
         let found = [1, 2, 3, 4].map(|id| tenants.table().look_up(id).is_some());
@@ -506,11 +528,11 @@ mod tests {
     fn counts_survive_listing_and_recycling() {
         let tenants = tenants(limits(1), 1, vec![]);
         for id in 1..=5 {
-            tenants.leave(enter(&tenants, id, id * SECOND).unwrap());
+            tenants.leave(enter(&tenants, id, id * SECOND).unwrap(), Status::Ok);
         }
         tenants.set(&listed(5, "gold", limits(2))).unwrap();
-        tenants.leave(enter(&tenants, 5, 9 * SECOND).unwrap());
-        let totals: Vec<_> = tenants.classes().iter().map(|class| (class.tenants, class.served)).collect();
+        tenants.leave(enter(&tenants, 5, 9 * SECOND).unwrap(), Status::Ok);
+        let totals: Vec<_> = tenants.classes().iter().map(|class| (class.tenants, class.served())).collect();
         assert_eq!(totals, [(0, 5), (1, 1)]);
     }
 
@@ -539,13 +561,13 @@ mod tests {
                         assert!((1..=2).contains(&tenant.limits.in_use()));
                         std::thread::yield_now();
                         assert_eq!(tenant.id(), whose);
-                        tenants.leave(index);
+                        tenants.leave(index, Status::Ok);
                     }
                 });
             }
         });
         let classes = tenants.classes();
-        assert!(classes.iter().all(|class| class.in_flight == 0 && class.served > 100), "{classes:?}");
+        assert!(classes.iter().all(|class| class.in_flight == 0 && class.served() > 100), "{classes:?}");
         assert!(tenants.entries().all(|tenant| tenant.limits.in_use() == 0));
     }
 }

@@ -102,6 +102,12 @@ impl Costs {
         self.0[at].store(after.max(1), Ordering::Relaxed);
     }
 
+    /// What runs of just as many rows have taken, of a power of two.
+    pub fn known(&self, rows: usize) -> Option<u64> {
+        let cost = self.0.get(rows.checked_ilog2()? as usize)?.load(Ordering::Relaxed);
+        (cost > 0).then_some(cost)
+    }
+
     /// What a run of `rows` takes, in nanoseconds; `None` if too little is known.
     pub fn of(&self, rows: usize) -> Option<u64> {
         let known =

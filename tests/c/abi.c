@@ -48,12 +48,14 @@ AT(blaze_route_choice, struct_size, 0); AT(blaze_route_choice, target_stride, 4)
 AT(blaze_route_choice, targets_count, 16); AT(blaze_route_choice, reserved, 20); AT(blaze_route_choice, session_id, 24);
 AT(blaze_route_choice, tenant_id, 32); AT(blaze_route_choice, route_key, 40); AT(blaze_route_choice, now_ns, 48);
 
-SIZE(blaze_health_info, 48);
+SIZE(blaze_health_info, 64);
 AT(blaze_health_info, state, 4); AT(blaze_health_info, accepting, 8); AT(blaze_health_info, models_ready, 12);
 AT(blaze_health_info, models_degraded, 16); AT(blaze_health_info, models_failed, 20);
 AT(blaze_health_info, queue_depth, 24); AT(blaze_health_info, in_flight, 32); AT(blaze_health_info, memory_bytes, 40);
+AT(blaze_health_info, live, 48); AT(blaze_health_info, ready, 52); AT(blaze_health_info, models_slow, 56);
+AT(blaze_health_info, reserved, 60);
 
-SIZE(blaze_quantiles, 32); SIZE(blaze_metrics_info, 208);
+SIZE(blaze_quantiles, 32); SIZE(blaze_metrics_info, 296);
 AT(blaze_metrics_info, requests_accepted, 8); AT(blaze_metrics_info, requests_rejected, 16);
 AT(blaze_metrics_info, requests_ok, 24); AT(blaze_metrics_info, requests_failed, 32);
 AT(blaze_metrics_info, requests_cancelled, 40); AT(blaze_metrics_info, requests_expired, 48);
@@ -61,6 +63,9 @@ AT(blaze_metrics_info, requests_shut_down, 56); AT(blaze_metrics_info, batches, 
 AT(blaze_metrics_info, in_flight, 80); AT(blaze_metrics_info, queue_depth, 88);
 AT(blaze_metrics_info, memory_bytes, 96); AT(blaze_metrics_info, duration, 104);
 AT(blaze_metrics_info, duration_max_ns, 136); AT(blaze_metrics_info, queued, 144); AT(blaze_metrics_info, computed, 176);
+AT(blaze_metrics_info, batch_wait, 208); AT(blaze_metrics_info, copied, 240);
+AT(blaze_metrics_info, events_waiting, 272); AT(blaze_metrics_info, evictions, 280);
+AT(blaze_metrics_info, model_misses, 288);
 
 static void the_library_is_the_headers(void) {
     CHECK_INT(blaze_abi_version() >> 16, BLAZE_ABI_VERSION >> 16);
@@ -240,8 +245,10 @@ static void structs_older_and_newer_are_accepted_and_broken_ones_refused(void) {
     expect_sizes("inputs", submit_with_input, &call.input, sizeof call.input);
     expect_sizes("event of infer", infer_into_it, &(blaze_event)BLAZE_EVENT_INIT, sizeof(blaze_event));
     expect_sizes("view", view_into_it, &(blaze_tensor)BLAZE_TENSOR_INIT, sizeof(blaze_tensor));
-    expect_sizes("health", health_into_it, &(blaze_health_info)BLAZE_HEALTH_INFO_INIT, sizeof(blaze_health_info));
-    expect_sizes("metrics", metrics_into_it, &(blaze_metrics_info)BLAZE_METRICS_INFO_INIT, sizeof(blaze_metrics_info));
+    expect_sizes_since("health", health_into_it, &(blaze_health_info)BLAZE_HEALTH_INFO_INIT,
+                       offsetof(blaze_health_info, live), sizeof(blaze_health_info));
+    expect_sizes_since("metrics", metrics_into_it, &(blaze_metrics_info)BLAZE_METRICS_INFO_INIT,
+                       offsetof(blaze_metrics_info, batch_wait), sizeof(blaze_metrics_info));
     blaze_event_release(&viewed);
     rig_down(&rig);
 }

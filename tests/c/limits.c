@@ -361,9 +361,9 @@ static void tenants_are_changed_and_told_of(void) {
     CHECK_JSON(health, "tenants.classes[class=tin].refused", "1");
     static char text[262144];
     CHECK_STATUS(blaze_metrics_text(rig.engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
-    CHECK_TEXT(text, "blaze_tenant_requests_total{class=\"tin\"} 2\n");
+    CHECK_TEXT(text, "blaze_tenant_requests_total{class=\"tin\",outcome=\"ok\"} 2\n");
     CHECK_TEXT(text, "blaze_tenant_refused_total{class=\"tin\"} 1\n");
-    CHECK_TEXT(text, "blaze_tenant_requests_total{class=\"gold\"} 1\n");
+    CHECK_TEXT(text, "blaze_tenant_requests_total{class=\"gold\",outcome=\"ok\"} 1\n");
     tenant(&rig, "{\"id\": 2, \"class\": \"gold\"}"); /* no limits any more */
     for (int i = 0; i < 10; i++) CHECK_STATUS(ask(&rig, rig.model, 2, 1, i, &error), OK);
     CHECK_JSON(health_text(rig.engine), "tenants.listed[id=2].class", "gold");

@@ -26,6 +26,7 @@ use ort::session::{RunOptions, Session};
 use ort::sys;
 use ort::value::ValueType;
 use std::ffi::CStr;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -106,7 +107,7 @@ pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
     }
     // Reading a file of weights takes up to three quarters of it besides.
     let bytes = files.bytes + files.bytes / 64 + GRAPH_BYTES;
-    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3 })
+    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3, file_bytes: files.bytes })
 }
 
 /// What the smallest graph takes.
@@ -147,6 +148,10 @@ fn load_session(
                 let reason = error.message().to_owned();
                 request
                     .logger
+                    .with(&[
+                        ("model", (&request.config.full_name()).into()),
+                        ("provider", provider.name().into()),
+                    ])
                     .warn("onnx", format_args!("provider {} is not used: {reason}", provider.name()));
                 rejected.push(rejection(provider, reason));
             }
@@ -178,8 +183,8 @@ fn commit(
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
-        .with_log_level(LogLevel::Warning)?
-        .with_logger(session_logger(request.logger))?
+        .with_log_level(session_level(&request.logger))?
+        .with_logger(session_logger(request.logger.clone()))?
         .with_memory_pattern(request.onnxruntime.memory_pattern)?
         .with_prepacking(request.config.prepack)?
         .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
@@ -201,6 +206,15 @@ fn commit(
         Source::File(path) => builder.commit_from_file(path),
         Source::Memory(bytes) => builder.commit_from_memory(bytes),
         Source::None => Err(ort::Error::new("the onnx backend needs a model")),
+    }
+}
+
+/// What ONNX Runtime is to tell the logger: more than warnings only if somebody wants to know, as it costs time.
+fn session_level(logger: &Logger) -> LogLevel {
+    match () {
+        () if logger.enabled(Level::Trace, "onnxruntime") => LogLevel::Verbose,
+        () if logger.enabled(Level::Info, "onnxruntime") => LogLevel::Info,
+        () => LogLevel::Warning,
     }
 }
 
@@ -348,7 +362,12 @@ impl OnnxModel {
         &self.loaded.shared
     }
 
-    fn run_once(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+    fn run_once(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        profile: Option<&Path>,
+    ) -> Result<Vec<Tensor>> {
         let _entered = self.loaded.shared.account.enter();
         let inner = self.shared().session.inner();
         let allocator = self.shared().session.allocator().ptr().cast_mut();
@@ -366,7 +385,11 @@ impl OnnxModel {
             self.shared().signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
-        let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
+        let mut options = RunOptions::new().map_err(|e| failed(&e))?;
+        if let Some(prefix) = profile {
+            options.enable_profiling(prefix).map_err(|e| failed(&e))?;
+        }
+        let options = Arc::new(options);
         let terminator = Arc::clone(&options);
         let hook = interrupt.hook(Box::new(move || {
             // Sets a flag that ONNX Runtime looks at between operators.
@@ -401,7 +424,20 @@ impl Model for OnnxModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        memory::within_means(|| self.run_once(inputs, interrupt))
+        memory::within_means(|| self.run_once(inputs, interrupt, None))
+    }
+
+    fn run_profiled(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        prefix: &Path,
+    ) -> Result<Vec<Tensor>> {
+        memory::within_means(|| self.run_once(inputs, interrupt, Some(prefix)))
+    }
+
+    fn has_profiles(&self) -> bool {
+        true
     }
 
     fn prepare(
