@@ -71,7 +71,7 @@ test-examples: examples ## run the C examples
 
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
 C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
-            memory loading allocator repository padding routes limits route_stress health logs profile
+            memory loading allocator repository padding routes limits route_stress health logs profile advice tuning
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
 
 .PHONY: test-c
@@ -168,6 +168,10 @@ bench-memory: onnxruntime ## measure memory, 6 minutes; BENCH="--quick" or BENCH
 .PHONY: bench-router
 bench-router: onnxruntime ## measure routes, 5 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
 	$(CARGO) bench --locked --bench router -- $(BENCH)
+
+.PHONY: bench-insight
+bench-insight: onnxruntime target/bench/models/large.onnx ## measure insight, 8 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+	$(CARGO) bench --locked --bench insight -- $(BENCH)
 
 .PHONY: bench-publish
 bench-publish: ## put the results of the last `make bench`, `bench-memory` and `bench-router` into benches/results/

@@ -5,9 +5,9 @@
 mod common;
 
 use blaze::clock::now_ns;
-use blaze::engine::{Engine, ModelId, Queue, RequestDescription};
+use blaze::engine::{Engine, ModelId, Queue};
 use blaze::error::Status;
-use common::{A_MINUTE, Tensor, engine, f32s, load_json, model_path, next_event, request};
+use common::{Tensor, engine, f32s, load_json, model_path, next_event, request};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -184,26 +184,33 @@ fn refused_submits_are_found() {
 }
 
 #[test]
-fn deadlines_that_pass_while_a_batch_is_held_open_are_no_overload() {
+fn batches_that_are_held_open_in_vain_are_found() {
+    // Its first run of one row is slow, which has the policy think much of waiting.
+    let slow = json!([{"kind": "slow", "count": 1, "latency_us": 1_500_000}]);
     let engine = engine(json!({}));
-    let more = json!({"lanes": 16, "batching": {"max_delay_us": 1_000_000}});
-    let model = load_json(&engine, mock("m", 100_000, &more)).unwrap();
-    let queue = engine.create_queue(4096).unwrap();
-    let input = [row()];
-    let mut sent = 0;
-    let until = now_ns() + 2 * A_SECOND.as_nanos() as u64;
-    while now_ns() < until {
-        let description =
-            RequestDescription { deadline_ns: now_ns() + 115_000_000, ..request(model, &input) };
-        engine.submit(description, &queue).unwrap();
-        sent += 1;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    while sent > 0 {
-        sent -= queue.wait(64, A_MINUTE, drop) as usize;
-    }
-    // How long a batch is held depends on the machine; that a setting can be blamed does not.
-    assert!(!found(&advice(&engine)).contains(&"overload"));
+    let config = json!({
+        "name": "m", "backend": "mock", "mock": {"latency_us": 1000, "faults": slow},
+        "batching": {"max_delay_us": 10_000_000}, "warmup": {"sizes": [1, 2, 4]},
+    });
+    let model = load_json(&engine, config).unwrap();
+    let until = now_ns() + 3 * A_SECOND.as_nanos() as u64;
+    // One client comes back at once, the other takes its time.
+    std::thread::scope(|scope| {
+        for think in [Duration::ZERO, Duration::from_millis(40)] {
+            let engine = &engine;
+            scope.spawn(move || {
+                let queue = engine.create_queue(1).unwrap();
+                while now_ns() < until {
+                    engine.submit(request(model, &[row()]), &queue).unwrap();
+                    next_event(&queue);
+                    std::thread::sleep(think);
+                }
+            });
+        }
+    });
+    let report = advice(&engine);
+    assert_eq!(found(&report)[0], "delay_too_long", "{report:#}");
+    assert_eq!(report["findings"][0]["figure"], "request_mean_ns");
 }
 
 #[test]

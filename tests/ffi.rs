@@ -11,7 +11,9 @@ use blaze::ffi::model::{
     blaze_model_unload,
 };
 use blaze::ffi::queue::{blaze_poll, blaze_queue_create, blaze_queue_destroy, blaze_queue_fd, blaze_wait};
-use blaze::ffi::reports::{blaze_health, blaze_health_json, blaze_metrics, blaze_metrics_text};
+use blaze::ffi::reports::{
+    blaze_advice_json, blaze_health, blaze_health_json, blaze_metrics, blaze_metrics_text,
+};
 use blaze::ffi::request::{BLAZE_REQUEST_BORROW, blaze_cancel, blaze_infer, blaze_request, blaze_submit};
 use blaze::ffi::route::{
     blaze_route_choice, blaze_route_create, blaze_route_destroy, blaze_route_info, blaze_route_target_add,
@@ -101,6 +103,7 @@ fn null_is_refused_by_every_export() {
         assert_eq!(blaze_health_json(null_mut(), null_mut(), 0, null_mut()), no);
         assert_eq!(blaze_metrics(null_mut(), null_mut()), no);
         assert_eq!(blaze_metrics_text(null_mut(), 1, null_mut(), 0, null_mut()), no);
+        assert_eq!(blaze_advice_json(null_mut(), null_mut(), 0, null_mut()), no);
         assert_eq!(blaze_route_create(null_mut(), null(), null_mut(), null_mut()), no);
         assert_eq!(blaze_route_update(null_mut(), 1, null(), null_mut()), no);
         assert_eq!(blaze_route_destroy(null_mut(), 1), no);

@@ -367,3 +367,83 @@ fn what_was_learned_is_there_the_next_time() {
     std::fs::write(&file, &good).unwrap();
     assert_eq!(rows(json!({}), bad), 32);
 }
+
+/// Puts load on an engine until `enough` of the report, at most for half a minute; returns that.
+fn load_until_report(engine: &Engine, id: ModelId, enough: impl Fn(&Value) -> bool) -> Value {
+    let queue = engine.create_queue(256).unwrap();
+    let input = [f32s(&[1, 4], &[1.0; 4])];
+    let began = std::time::Instant::now();
+    let mut in_flight = 0;
+    loop {
+        while in_flight < 64 {
+            engine.submit(request(id, &input), &queue).unwrap();
+            in_flight += 1;
+        }
+        in_flight -= queue.wait(64, A_MINUTE, |event| assert_eq!(event.status, Status::Ok));
+        let report = report(engine);
+        if enough(&report) || began.elapsed().as_secs() > 30 {
+            while in_flight > 0 {
+                in_flight -= queue.wait(64, A_MINUTE, |event| assert_eq!(event.status, Status::Ok));
+            }
+            return report;
+        }
+    }
+}
+
+fn slow_mock() -> Value {
+    // A run takes as long however many rows it has.
+    json!({"name": "m", "backend": "mock", "batching": {"max_rows": 2, "max_delay_us": 0}, "mock": {"latency_us": 300}})
+}
+
+#[test]
+fn an_engine_tunes_itself_and_remembers() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |threads: Value| {
+        json!({"threads": threads, "tuning": {"mode": "on", "level": "aggressive", "directory": directory.path(),
+               "limits": {"max_rows": [1, 64], "lanes": [1, 1], "max_delay_us": [0, 0]}}})
+    };
+    for threads in [json!(0), json!(null)] {
+        files(directory.path()).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        let engine = engine(config(threads));
+        let id = load_json(&engine, slow_mock()).unwrap();
+        let report = load_until_report(&engine, id, |report| {
+            report["models"][0]["state"] == "settled"
+                || report["models"][0]["settings"]["max_rows"].as_u64().unwrap() >= 32
+        });
+        let model = &report["models"][0];
+        assert!(model["settings"]["max_rows"].as_u64().unwrap() >= 8, "{report}");
+        assert_eq!(model["bounds"]["max_rows"], json!([1, 64]));
+        let step = &model["steps"][0];
+        assert_eq!((&step["from"]["max_rows"], &step["kept"]), (&json!(2), &json!(true)), "{step}");
+        assert!(step["after"]["rows_per_second"].as_f64() > step["before"]["rows_per_second"].as_f64());
+    }
+    assert_eq!(files(directory.path()).len(), 1);
+    let engine = engine(config(json!(null)));
+    let id = load_json(&engine, slow_mock()).unwrap();
+    assert!(info(&engine, id)["batching"]["max_rows"].as_u64().unwrap() >= 8);
+}
+
+#[test]
+fn observing_changes_nothing_and_says_what_it_would() {
+    let engine = engine(json!({"tuning": {"mode": "observe"}}));
+    let mut config = slow_mock();
+    config["warmup"] = json!({"sizes": [1, 2]});
+    let id = load_json(&engine, config).unwrap();
+    let report = load_until_report(&engine, id, |report| !report["models"][0]["advice"].is_null());
+    let model = &report["models"][0];
+    assert!(model["advice"]["expected_gain"].as_f64().unwrap() > 1.1, "{report}");
+    assert!(model["advice"]["settings"]["max_rows"].as_u64().unwrap() > 2, "{report}");
+    assert_eq!((&model["state"], &model["steps"]), (&json!("observed"), &json!([])));
+    assert_eq!(info(&engine, id)["batching"]["max_rows"], 2);
+}
+
+#[test]
+fn models_may_be_left_out() {
+    let engine = engine(json!({"tuning": {"mode": "on", "level": "aggressive"}}));
+    let mut config = slow_mock();
+    config["tuning"] = json!(false);
+    let id = load_json(&engine, config).unwrap();
+    let report = load_until_report(&engine, id, |report| report["models"][0]["state"] == "settled");
+    assert_eq!(report["models"][0]["steps"], json!([]), "{report}");
+    assert_eq!(info(&engine, id)["batching"]["max_rows"], 2);
+}

@@ -137,7 +137,6 @@ impl<'e> Rig<'e> {
                     }
                     self.in_flight[model] += 1;
                 }
-                now = now_ns();
                 let mut seen = 0_u64;
                 // One model is waited for; several are looked at in turn.
                 let wait_ns = if models == 1 { SLICE_NS } else { 20_000 };

@@ -241,26 +241,6 @@ impl Engine {
         Ok(ticket)
     }
 
-    /// Reads the repository again. Returns what there is to say about it, as JSON.
-    pub fn rescan(&self) -> Result<String> {
-        if self.core.table.is_closed() {
-            return Err(Error::shut_down());
-        }
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
-        self.core.rescan(&order, true).map(|report| report.to_string())
-    }
-
-    /// Reads the repository again, in the background; the event's text is what there is to say about it.
-    pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
-        let (ticket, index) = self.core.open_job(queue, user_data, None)?;
-        self.core.start_work("blaze-job", move |core| {
-            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };
-            let result = catch(|| core.rescan(&order, true));
-            core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
-        });
-        Ok(ticket)
-    }
-
     /// The model called `name:version`, or the newest version of `name`.
     pub fn find(&self, name: &str) -> Result<ModelId> {
         self.core.routes.find(name).map_or_else(|| self.core.models.find(name), Ok)

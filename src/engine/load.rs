@@ -221,13 +221,12 @@ fn prepare(
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {
-        if model.config.tuning
-            && let Some(learned) = core.load_learned(&model)
+        let learned = if model.config.tuning { core.load_learned(&model) } else { None };
+        if let Some(learned) = learned
+            && let Err(error) = core.change(&model, |_| learned)
         {
-            if let Err(error) = core.change(&model, |_| learned) {
-                let name = &model.full_name;
-                core.logger.warn("tuning", format_args!("{name} cannot be set as was learned: {error}"));
-            }
+            let name = &model.full_name;
+            core.logger.warn("tuning", format_args!("{name} cannot be set as was learned: {error}"));
         }
         warm_up(core, &model, order.interrupt)?;
         order.check()?;

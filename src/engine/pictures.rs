@@ -165,7 +165,9 @@ impl Core {
             })
             .collect();
         memory.wanted_bytes = pictures.iter().map(|model| model.memory_bytes).sum();
-        let seconds = end.at_ns.saturating_sub(begin.at_ns) as f64 / 1e9;
+        // Before anything has happened, or if nobody looks, there is no time to speak of.
+        let began_ns = if begin.at_ns == 0 { end.at_ns } else { begin.at_ns };
+        let seconds = end.at_ns.saturating_sub(began_ns) as f64 / 1e9;
         let idle = begin.idle_ns.zip(end.idle_ns).map(|(begin, end)| since(end, begin) as f64 / 1e9);
         Picture {
             seconds,

@@ -187,7 +187,7 @@ impl Core {
                     if elapsed < WINDOW_NS.0 || (elapsed < WINDOW_NS.1 && models.iter().any(few)) {
                         return now + LOOK_NS.min(WINDOW_NS.0.saturating_sub(elapsed).max(LOOK_NS));
                     }
-                    let seen = self.picture_of(&models, before, elapsed);
+                    let seen = self.window_of(&models, before, elapsed);
                     self.end_window(online, &models, &seen, now)
                 }
             }
@@ -218,7 +218,7 @@ impl Core {
     }
 
     /// What has happened in a window.
-    fn picture_of(&self, models: &[Keyed], before: &BTreeMap<u64, Totals>, elapsed_ns: u64) -> Picture {
+    fn window_of(&self, models: &[Keyed], before: &BTreeMap<u64, Totals>, elapsed_ns: u64) -> Picture {
         let mut picture = Picture::new();
         for (key, model) in models {
             let Some(before) = before.get(key) else { continue };

@@ -3,14 +3,16 @@
 //! A name's handle follows: it means the newest version that works. A version is loaded beside those that are served,
 //! and only then the name is switched, all at once; requests that were submitted before end where they are.
 
-use super::ModelId;
-use super::lifecycle::Core;
+use super::execute::c_text;
+use super::lifecycle::{Core, Engine, Queue};
 use super::load::{self, Order};
 use super::model::Model;
+use super::{ModelId, Ticket};
 use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
+use crate::panics::catch;
 use crate::repository::{Entry, Policy, Stamp, Version, scan};
 use crate::scheduler::jobs::spawn;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
@@ -120,6 +122,28 @@ impl Versions {
         if let Some(poller) = lock(&self.poller).take() {
             let _ = poller.join(); // it does not panic
         }
+    }
+}
+
+impl Engine {
+    /// Reads the repository again. Returns what there is to say about it, as JSON.
+    pub fn rescan(&self) -> Result<String> {
+        if self.core().table.is_closed() {
+            return Err(Error::shut_down());
+        }
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
+        self.core().rescan(&order, true).map(|report| report.to_string())
+    }
+
+    /// Reads the repository again, in the background; the event's text is what there is to say about it.
+    pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
+        let (ticket, index) = self.core().open_job(queue, user_data, None)?;
+        self.core().start_work("blaze-job", move |core| {
+            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };
+            let result = catch(|| core.rescan(&order, true));
+            core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
+        });
+        Ok(ticket)
     }
 }
 

@@ -293,7 +293,7 @@ pub unsafe extern "C" fn blaze_metrics_text(
 ///   "intra_op_oversubscribed", "provider_fell_back", "dominant_operator", "warmup_missing", "memory_thrash", "cold_loads",
 ///   "slow_consumer", "poisoned_target", "failing_model", "queue_capacity", "overload"; more may come;
 /// - "subject": "kind" ("engine", "model", "target" or "host") and "name" (of a target an array: the route, the
-///   model);
+///   model; the engine and the host have none);
 /// - "score": the share of time or of requests that a cure should win, 0 to 1, lower for what another finding explains;
 /// - "evidence": the numbers that it rests on, each with "figure", "value" and "unit";
 /// - "explanation" and "advice", for people;

@@ -76,6 +76,11 @@ impl Move {
         }
     }
 
+    /// It gives the model more to work with.
+    pub fn is_upward(self) -> bool {
+        matches!(self, Move::MoreLanes | Move::MoreRows | Move::Split | Move::MoreThreads)
+    }
+
     /// Its backend must be loaded again.
     pub fn is_costly(self) -> bool {
         matches!(self, Move::MoreThreads | Move::FewerThreads)

@@ -87,6 +87,8 @@ const STEPS: usize = 64;
 const NEIGHBOUR: f64 = 0.8;
 /// A step that pays so much more is kept at once.
 const CLEAR: f64 = 0.2;
+/// Windows that lie further apart take more of them to judge by.
+const NOISY: f64 = 0.05;
 /// How far repeated windows lie apart, before anything is known.
 const NOISE: f64 = 0.03;
 /// When the load is so many times what it was, or so much less, the search begins anew.
@@ -349,7 +351,7 @@ impl Tuner {
         let apart: Vec<f64> = ratios(before, after).into_iter().map(|(_, ratio)| ratio.ln().abs()).collect();
         if !apart.is_empty() {
             let apart = apart.iter().sum::<f64>() / apart.len() as f64;
-            self.noise = (self.noise * 0.8 + apart.min(0.3) * 0.2).clamp(0.005, 0.2);
+            self.noise = (self.noise * 0.8 + apart.min(0.5) * 0.2).clamp(0.005, 0.3);
         }
     }
 
@@ -418,16 +420,21 @@ impl Tuner {
         if harm {
             return (Verdict::Revert, paid);
         }
-        let rounds = if trial.mv.is_costly() { 1 } else { self.boldness.rounds };
+        // The more windows lie apart, the more of them it takes.
+        let rounds = match trial.mv.is_costly() {
+            true => 1,
+            false => self.boldness.rounds + (self.noise / NOISY) as usize,
+        };
         let needed = self.boldness.gain.max(2.0 * noise / (round as f64).sqrt());
+        // What can pay much at once; others that seem to are more likely luck.
+        let clear = trial.mv.is_upward() && paid > 1.0 + CLEAR.max(5.0 * noise);
         let verdict = match round {
-            _ if paid > 1.0 + CLEAR.max(4.0 * noise) => Verdict::Keep,
+            _ if clear => Verdict::Keep,
             _ if paid < 1.0 - noise / 2.0 => Verdict::Revert,
             _ if round >= rounds && paid > 1.0 + needed => Verdict::Keep,
             // It may be worth something: a closer look.
             _ if round < 3 * rounds && paid > 1.0 + needed / 3.0 => Verdict::More,
             _ if round >= rounds => Verdict::Revert,
-            _ if round > 1 && paid > 1.0 + 2.0 * needed => Verdict::Keep,
             _ => Verdict::More,
         };
         (verdict, paid)

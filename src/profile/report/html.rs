@@ -14,7 +14,6 @@ use std::fmt::Write;
 const SLOWEST: usize = 16;
 const OPERATORS: usize = 25;
 const MODELS: usize = 40;
-const TRENDS: usize = 36;
 
 pub fn html(recording: &Recording, trends: &Value, advice: &Value) -> String {
     let requests = recording.requests();
