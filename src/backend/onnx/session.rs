@@ -213,7 +213,7 @@ fn commit(
 fn session_level(logger: &Logger) -> LogLevel {
     match () {
         () if logger.enabled(Level::Trace, "onnxruntime") => LogLevel::Verbose,
-        () if logger.enabled(Level::Info, "onnxruntime") => LogLevel::Info,
+        () if logger.enabled(Level::Debug, "onnxruntime") => LogLevel::Info,
         () => LogLevel::Warning,
     }
 }
@@ -228,7 +228,8 @@ fn session_logger(logger: Logger) -> ort::logging::LoggerFunction {
 pub fn log_level(level: LogLevel) -> Level {
     match level {
         LogLevel::Verbose => Level::Trace,
-        LogLevel::Info => Level::Info,
+        // Each load has a hundred of them.
+        LogLevel::Info => Level::Debug,
         LogLevel::Warning => Level::Warn,
         LogLevel::Error | LogLevel::Fatal => Level::Error,
     }
