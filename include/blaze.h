@@ -215,9 +215,14 @@ typedef struct blaze_allocator {
 ///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
 ///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
+///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
-///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
+///                     "repository": {"directory" (null), "poll_ms" (null: read once)},
+///                     "tuning": {"mode" ("off"; "observe"; "on"), "level" ("balanced"; "conservative"; "aggressive"),
+///                     "objective" ("throughput"; "latency"), "p99_ms" (null: the goal), "limits" ({}: "max_rows",
+///                     "max_delay_us", "lanes", "intra_op_threads", each [least, most]), "directory" (null: where what
+///                     was learned is kept)}: see blaze_tune_report.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///
@@ -309,6 +314,7 @@ blaze_status blaze_pump(blaze_engine *engine,
 /// @param engine      The engine.
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
+///                    "intra_op_threads" (null: the engine's), "tuning" (true: it may be tuned, if the engine tunes),
 ///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
 ///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
@@ -1280,6 +1286,156 @@ blaze_status blaze_log_set_callback(blaze_engine *engine,
                                     blaze_log_function function,
                                     void *user_data,
                                     blaze_error *err);
+
+/* Profiling ---------------------------------------------------------------------------------------------------- */
+
+/// A form of blaze_profile_report.
+typedef uint32_t blaze_report_format;
+
+/// One JSON object.
+#define BLAZE_REPORT_JSON 1
+
+/// A trace in the trace event format: ui.perfetto.dev opens it, and chrome://tracing.
+#define BLAZE_REPORT_TRACE 2
+
+/// One HTML page with pictures, which needs nothing else.
+#define BLAZE_REPORT_HTML 3
+
+/// Begins to profile an engine. If it is being profiled already, what was recorded stays, and the rest is recorded as
+/// this call says; otherwise what an earlier profile has left is thrown away.
+///
+/// @param engine  The engine.
+/// @param json    What to record, a JSON object, UTF-8, read during the call only; NULL: all defaults:
+///                "level" (null: "basic"): "basic" records one request of at most 1000 batches a second, which is cheap
+///                enough to stay on; "detailed" eight requests of at most 2000, and operators about once a second for
+///                each model; "comprehensive" all requests of all batches, and operators ten times a second; "debug" as
+///                comprehensive, and the JSON has every span;
+///                "modes" (["combined"]): "cpu": where requests' time goes, operators, CPU time by thread; "memory": the
+///                ledger, the pool, the heap, evictions; "io": loads, and what they read; "network": remote targets, of
+///                which this build has none, as reports say; "combined": all of them;
+///                "sample" (null: by the level): one of so many batches;
+///                "spans" (null: by the level): how many are kept, 64 bytes each, 1024 to 4194304; later ones overwrite
+///                the oldest;
+///                "directory" (null: the system's): for ONNX Runtime's own profiles, which are removed when they are read.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT (not UTF-8); INVALID_CONFIG.
+blaze_status blaze_profile_start(blaze_engine *engine,
+                                 const char *json,
+                                 blaze_error *err);
+
+/// Stops profiling. What was recorded stays for reports, until the next start.
+///
+/// @param engine  The engine.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STATE if it is not being profiled.
+blaze_status blaze_profile_stop(blaze_engine *engine, blaze_error *err);
+
+/// Writes what was recorded, also while it is being recorded. Durations are in nanoseconds where a key says "ns", and
+/// in microseconds where it says "us". The JSON has:
+/// - "settings", "running", "duration_ns", "requests" and "batches" (all there were meanwhile), and "recorded": how many of
+///   them are in the report, and how many spans were overwritten by later ones or dropped;
+/// - "models": for each "total" (from submit until the host took the event) and "kinds", each with "count", "total_ns",
+///   "mean_ns", "p50_ns", "p90_ns", "p99_ns", "max_ns", "share" (of the time of its requests) and "part_of" (the kind whose
+///   time includes it, or null): "queue" (from submit until a lane took it), of which "admission" (inside blaze_submit),
+///   "batch" (the batch was held open for more rows) and "eviction_wait" (the model was not in memory) are parts; "copy",
+///   "compute", "scatter" (results are handed out) and "delivery" (until the host took the event); and "load" and "evict";
+/// - "slowest": requests with their spans; "operators": for each model, from the level "detailed" on; "memory", "io",
+///   "network", "threads" (null without their mode); "notes": what could not be recorded, and why; "trends"; "advice".
+///
+/// @param engine    The engine.
+/// @param format    BLAZE_REPORT_JSON, BLAZE_REPORT_TRACE or BLAZE_REPORT_HTML.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
+///                  text may have grown by the next call.
+/// @param err       Receives the reason of a failure; may be NULL.
+///
+/// Blocks while it writes, for longer the more was recorded. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STATE if the engine was never profiled; BUFFER_TOO_SMALL.
+blaze_status blaze_profile_report(blaze_engine *engine,
+                                  blaze_report_format format,
+                                  char *buffer,
+                                  size_t capacity,
+                                  size_t *needed,
+                                  blaze_error *err);
+
+/* Tuning ------------------------------------------------------------------------------------------------------- */
+
+/// Changes a model's settings while it works. No request is lost or fails by it: batches that are filling or running end
+/// as they are.
+///
+/// @param engine  The engine.
+/// @param model   The model. The handle of a name in the repository means the version that it means just now.
+/// @param json    What to change: "batching": {"max_rows", "max_delay_us"}, "lanes", "intra_op_threads", as in
+///                blaze_model_load. What is left out, or null, stays as it is.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// The settings in force are in blaze_model_info. Tuning, if it is on, goes on from there. Another number of
+/// intra_op_threads has the model loaded once more beside the one that works until then, which takes its memory twice
+/// meanwhile.
+///
+/// Blocks while the model is loaded, if intra_op_threads change; otherwise for no longer than a lock takes. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT for a route; INVALID_CONFIG; NOT_FOUND; SHUT_DOWN; INVALID_STATE for rows of
+/// a model whose requests are not joined, for rows that are none of its "buckets", and for threads of a model that was
+/// given from memory; what loading returns.
+blaze_status blaze_model_configure(blaze_engine *engine,
+                                   blaze_model model,
+                                   const char *json,
+                                   blaze_error *err);
+
+/// Searches the settings that a model runs best with: drives it with synthetic requests in every combination of those that
+/// are to be tried, and measures. Requests of the host's own go on meanwhile, but are served as is just being tried, and
+/// spoil the figures. Afterwards the settings are what they were, unless the best are to be kept. One search at a time.
+///
+/// @param engine     The engine.
+/// @param json       "model" (required: "name" or "name:version"); lists of what to try: "max_rows", "max_delay_us",
+///                   "lanes", "intra_op_threads" (null: what makes sense; of intra_op_threads only what is set);
+///                   "in_flight" (64: requests at once), "rows" (1: in each), "seconds_per_point" (0.5), "objective"
+///                   (null: the engine's; "throughput" or "latency"), "p99_ms" (null: the engine's), "apply" (false:
+///                   have the model keep the best).
+/// @param queue      Where the terminal event goes when all is done; NULL: wait for that here. Its text is the report.
+/// @param user_data  Comes back in the event.
+/// @param out        Receives the ticket; may be NULL, and is not written if `queue` is NULL. blaze_cancel ends the search,
+///                   and the settings are what they were.
+/// @param err        Receives the reason of a failure; may be NULL.
+///
+/// The report, which blaze_tune_report has too, is a JSON object: "before" (settings), "points" (a list of {"settings",
+/// "requests_per_second", "rows_per_second", "batch_rows", "p50_us", "p99_us", "runs", "error"}), "best" (one of them, those
+/// with a p99 under the goal first), "gain" (its requests per second over those before), "noise" (how far repeated
+/// measurements lie apart, as a part), "configuration" (what to write into the model's), "applied", "saved" (the file, if
+/// "tuning": {"directory"} is set).
+///
+/// Blocks if `queue` is NULL, for about seconds_per_point for every combination. On an engine made with "threads": 0 the
+/// search runs in one call of blaze_pump. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; NOT_FOUND; QUEUE_FULL; SHUT_DOWN; INVALID_STATE if another
+/// search is under way; what blaze_model_configure and requests return.
+blaze_status blaze_tune(blaze_engine *engine,
+                        const char *json,
+                        blaze_queue *queue,
+                        uint64_t user_data,
+                        blaze_ticket *out,
+                        blaze_error *err);
+
+/// What tuning has found, as JSON: "mode", "searching", "search" (the latest report of blaze_tune, or null), and "models", a list of
+/// {"name", "settings" (in force), "bounds" (what tuning may set), and while tuning is on or observes: "state" ("waiting",
+/// "searching", "settled", "observed"), "advice" (what it would change, and the gain that it expects, or null), "steps" (the latest
+/// ones: what was tried, before and after, and whether it was kept)}.
+///
+/// @param engine    The engine.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
+blaze_status blaze_tune_report(blaze_engine *engine,
+                               char *buffer,
+                               size_t capacity,
+                               size_t *needed);
 
 /* Values to start from --------------------------------------------------------------------------------------- */
 

@@ -5,8 +5,8 @@
 //! queue → poll → release.
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
-//! `ffi` → `engine` → `scheduler`, `router` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` → `stack`, `log` →
-//! `panics`, `platform`, `sync` → `error`, `clock`.
+//! `ffi` → `engine` → `scheduler`, `router`, `profile`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` →
+//! `stack`, `log` → `panics`, `platform`, `sync` → `error`, `clock`.
 
 pub mod backend;
 pub mod clock;
@@ -26,6 +26,7 @@ pub mod scheduler;
 mod stack;
 mod sync;
 pub mod tensor;
+pub mod tuning;
 
 /// The version of the library, as `major.minor.patch`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -3,16 +3,19 @@
 //!     cargo bench --bench insight -- [--quick] [FILTER]
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-#[allow(dead_code)] // each part has its own needs
+// Not every wrapper and goal is needed here.
+#[allow(dead_code)]
 #[path = "../router/abi.rs"]
 mod abi;
 mod host;
+mod overhead;
 mod pathologies;
 #[allow(dead_code)]
 #[path = "../memory/report.rs"]
 mod report;
 #[path = "../common/table.rs"]
 mod table;
+mod tuning;
 
 use report::{Goal, Row};
 use std::path::Path;
@@ -83,7 +86,8 @@ fn main() {
         std::process::exit(2);
     });
     abi::sleep_precisely();
-    let parts: [(&str, Part); 1] = [("pathologies", pathologies::measure)];
+    let parts: [(&str, Part); 3] =
+        [("overhead", overhead::measure), ("pathologies", pathologies::measure), ("tuning", tuning::measure)];
     for (name, measure) in parts {
         if bench.filter.as_ref().is_none_or(|filter| name.contains(filter)) {
             measure(&mut bench);

@@ -121,6 +121,12 @@ impl Engine {
         Engine { pointer, functions: black_box(&FUNCTIONS) }
     }
 
+    /// For calls that are not here.
+    #[allow(dead_code)]
+    pub fn pointer(&self) -> *mut blaze_engine {
+        self.pointer
+    }
+
     pub fn load(&self, config: &Value) -> blaze_model {
         let (config, mut handle, mut reason) = (text(config), 0, Reason::new());
         // SAFETY: the engine lives, the string is NUL-terminated, the pointers are good for writing.
@@ -214,7 +220,7 @@ pub struct Request {
     /// What `request` points to. Boxed, so that it stays where it is.
     _tensor: Box<blaze_tensor>,
     _shape: Box<[i64; 2]>,
-    _row: Box<[f32; 4]>,
+    _row: Box<[f32]>,
 }
 
 // SAFETY: the pointers lead to what the request itself owns, and nobody writes there.
@@ -223,7 +229,12 @@ unsafe impl Send for Request {}
 impl Request {
     /// To a model or a route, with the row that a mock model takes.
     pub fn new(handle: blaze_model) -> Request {
-        let (mut row, shape) = (Box::new([1.0_f32, 2.0, 3.0, 4.0]), Box::new([1, 4]));
+        Request::with_row(handle, &[1.0, 2.0, 3.0, 4.0])
+    }
+
+    /// With a row of its own.
+    pub fn with_row(handle: blaze_model, row: &[f32]) -> Request {
+        let (mut row, shape): (Box<[f32]>, _) = (row.into(), Box::new([1, row.len() as i64]));
         // SAFETY: both are plain structs of numbers and pointers, for which zero is a value.
         let (mut tensor, mut request): (blaze_tensor, blaze_request) = unsafe { (zeroed(), zeroed()) };
         tensor.struct_size = size_of::<blaze_tensor>() as u32;

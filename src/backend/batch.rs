@@ -5,9 +5,11 @@ use super::{Interrupt, Model, Stopper};
 use crate::error::Result;
 use crate::memory::{Pool, block_size};
 use crate::tensor::{Buffer, DType, Data, Region, Shape, Tensor};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One input or output of a batch.
+#[derive(Clone)]
 pub struct Part {
     /// Its place in the model's signature.
     pub index: usize,
@@ -19,6 +21,7 @@ pub struct Part {
 }
 
 /// What the batches of a model have in common whose requests have the same shapes.
+#[derive(Clone)]
 pub struct Layout {
     /// Inputs that are given, in the signature's order.
     pub inputs: Vec<Part>,
@@ -32,8 +35,13 @@ pub struct Layout {
 impl Layout {
     /// Bytes of blocks for one batch.
     pub fn block_bytes(&self) -> u64 {
+        self.block_bytes_of(self.max_rows)
+    }
+
+    /// Bytes of blocks for one batch of so many rows.
+    pub fn block_bytes_of(&self, max_rows: usize) -> u64 {
         let parts = || self.inputs.iter().chain(self.outputs.iter().flatten());
-        parts().map(|part| block_size(part.row_bytes.saturating_mul(self.max_rows)) as u64).sum()
+        parts().map(|part| block_size(part.row_bytes.saturating_mul(max_rows)) as u64).sum()
     }
 
     /// The shape of `rows` rows of a part.
@@ -131,6 +139,12 @@ impl<'a> View<'a> {
 pub trait Prepared: Send {
     /// Runs rows. Returns the outputs, if it did not write them to the view's memory.
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>>;
+
+    /// Has the backend write its own profile of the next run to files that begin so; false: it writes none.
+    fn profile(&mut self, prefix: &Path) -> bool {
+        let _ = prefix;
+        false
+    }
 
     /// How to stop a run from another thread; called after the interrupt is raised.
     fn stopper(&self) -> Option<Stopper> {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::tensor::{Signature, Tensor};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What loading a model needs to know.
@@ -42,6 +42,8 @@ pub struct Estimate {
     pub bytes: u64,
     /// Bytes that loading it takes besides.
     pub loading_bytes: u64,
+    /// Bytes of the files that are read.
+    pub file_bytes: u64,
 }
 
 /// Where a model's bytes are.
@@ -60,6 +62,22 @@ pub trait Model: Send + Sync {
     /// Runs the model once. `inputs` are in the signature's order; `None` is an optional input that was not
     /// given. Returns every output. May be told through `interrupt` that the result is not wanted.
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>>;
+
+    /// As `run`; the backend writes its own profile to files that begin with `prefix`, if it has any.
+    fn run_profiled(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        prefix: &Path,
+    ) -> Result<Vec<Tensor>> {
+        let _ = prefix;
+        self.run(inputs, interrupt)
+    }
+
+    /// Whether it can write a profile.
+    fn has_profiles(&self) -> bool {
+        false
+    }
 
     /// Makes ready what runs in this memory need, so that they need nothing else. `None`: nothing can be.
     fn prepare(
@@ -130,7 +148,7 @@ pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
         "onnx" => onnx::estimate(request),
         _ => {
             let bytes = request.config.mock.as_ref().map_or(0, |mock| mock.memory_bytes);
-            Ok(Estimate { bytes, loading_bytes: 0 })
+            Ok(Estimate { bytes, ..Estimate::default() })
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The configuration of an engine.
 
-use super::{LogConfig, ModelConfig, RouteConfig, TenantsConfig, object, objects, parse, require};
+use super::{
+    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects,
+    optional_object, parse, require,
+};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,9 @@ pub struct EngineConfig {
     pub log: LogConfig,
     #[serde(deserialize_with = "object")]
     pub metrics: MetricsConfig,
+    /// The engine is profiled from the start; null: not before it is asked to be.
+    #[serde(deserialize_with = "optional_object")]
+    pub profile: Option<ProfileConfig>,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
     /// A directory of models that is read at the start, and again from time to time.
@@ -38,6 +44,8 @@ pub struct EngineConfig {
     pub routes: Vec<RouteConfig>,
     #[serde(deserialize_with = "object")]
     pub tenants: TenantsConfig,
+    #[serde(deserialize_with = "object")]
+    pub tuning: TuningConfig,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -156,6 +164,9 @@ impl EngineConfig {
         )?;
         require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
         config.log.check("log.")?;
+        if let Some(profile) = &config.profile {
+            profile.check("profile.")?;
+        }
         config.repository.check()?;
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
@@ -164,6 +175,7 @@ impl EngineConfig {
             route.check(&format!("routes[{index}]."))?;
         }
         config.tenants.check("tenants.")?;
+        config.tuning.check("tuning.")?;
         Ok(config)
     }
 }
@@ -239,6 +251,8 @@ mod tests {
             assert!(message(&json).starts_with("repository.poll_ms: "), "{}", message(&json));
         }
         EngineConfig::from_json(r#"{"repository": {"directory": "d", "poll_ms": 10}}"#).unwrap();
+        assert!(message(r#"{"profile": {"spans": 1}}"#).starts_with("profile.spans: "));
+        assert!(message(r#"{"profile": {"level": "x"}}"#).starts_with("profile.level: "));
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
         assert!(message("[]").contains("expected an object"));

@@ -3,7 +3,9 @@
 mod engine;
 mod log;
 mod model;
+mod profile;
 mod route;
+mod tuning;
 
 pub use engine::{
     EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig,
@@ -14,9 +16,14 @@ pub use model::{
     MockTensor, ModelConfig, WarmupConfig,
 };
 
+pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,
+};
+
+pub use tuning::{
+    ChangeBatching, ChangeConfig, Objective, TuneConfig, TuningConfig, TuningLevel, TuningLimits, TuningMode,
 };
 
 use crate::error::{Error, Result, Status};

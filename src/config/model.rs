@@ -27,6 +27,12 @@ pub struct ModelConfig {
     /// Batches that may be computed at once.
     #[serde(default = "one")]
     pub lanes: u32,
+    /// Threads that one run may use inside an operator; null: the engine's `onnxruntime.intra_op_threads`.
+    #[serde(default)]
+    pub intra_op_threads: Option<u32>,
+    /// Whether it may be tuned, if the engine tunes.
+    #[serde(default = "yes")]
+    pub tuning: bool,
     /// Execution providers, in the order in which they are tried.
     #[serde(default = "cpu")]
     pub providers: Vec<String>,
@@ -299,6 +305,8 @@ impl ModelConfig {
             backend: onnx(),
             path: None,
             lanes: one(),
+            intra_op_threads: None,
+            tuning: true,
             providers: cpu(),
             batching: BatchingConfig::default(),
             warmup: WarmupConfig::default(),
@@ -326,6 +334,8 @@ impl ModelConfig {
         Self::check_name_at(&self.name, &format!("{prefix}name"))?;
         require(self.version() >= 1, "version", "must be at least 1")?;
         require((1..=256).contains(&self.lanes), "lanes", "must be from 1 to 256")?;
+        let threads = self.intra_op_threads.is_none_or(|threads| (1..=1024).contains(&threads));
+        require(threads, "intra_op_threads", "must be from 1 to 1024")?;
         require(!self.providers.is_empty(), "providers", "must name at least one, as in [\"cpu\"]")?;
         let batching = &self.batching;
         require((1..=65_536).contains(&batching.max_rows), "batching.max_rows", "must be from 1 to 65536")?;

@@ -105,7 +105,7 @@ fn usual_rows(description: &RequestDescription<'_>, line: &Line) -> Option<usize
     }
     let rows =
         if layout.joined { usize::try_from(*description.inputs.first()?.shape.first()?).ok()? } else { 1 };
-    if rows == 0 || rows > layout.max_rows {
+    if rows == 0 || rows > line.max_rows() {
         return None;
     }
     for (input, part) in description.inputs.iter().zip(&layout.inputs) {

@@ -15,10 +15,10 @@ use super::line::Line;
 use super::outcome::OWN;
 use super::relay::Hop;
 use super::table::Table;
-use crate::backend::{Interrupt, Memory, Prepared};
+use crate::backend::{Interrupt, Layout, Memory, Prepared};
 use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
-use crate::scheduler::roster::Marks;
+use crate::scheduler::roster::{MAX_MEMBERS, Marks};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{CallerBuffer, Shape, Tensor};
 use smallvec::SmallVec;
@@ -168,6 +168,7 @@ pub struct Batch {
     pub table: Arc<Table>,
     pub index: u32,
     pub line: Arc<Line>,
+    layout: Option<Arc<Layout>>,
     pub memory: Option<Arc<Memory>>,
     prepared: UnsafeCell<Option<Ready>>,
     pub members: Box<[Member]>,
@@ -188,6 +189,12 @@ pub struct Batch {
     routed: AtomicBool,
     /// Held while rows are moved together, and while a request's rows are copied for another attempt.
     pub moving: Mutex<()>,
+    /// Which members are profiled, see `spans`; 0: none.
+    pub probe: AtomicU64,
+    /// Since when it was held open for more rows though a lane was free; 0: it was not.
+    pub held_ns: AtomicU64,
+    /// When its results were published.
+    pub published_ns: AtomicU64,
     /// The member that is run alone just now.
     alone: Mutex<Option<usize>>,
     pub link: AtomicU64,
@@ -201,14 +208,23 @@ unsafe impl Send for Batch {}
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.line.traffic.buffer_bytes.fetch_sub(self.line.memory_bytes(), Ordering::Relaxed);
+        let bytes = self.layout.as_ref().map_or(0, |layout| layout.block_bytes());
+        self.line.traffic.buffer_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Batch {
-    pub fn new(table: Arc<Table>, index: u32, line: Arc<Line>, memory: Option<Arc<Memory>>) -> Self {
-        let count = line.max_members();
-        line.traffic.buffer_bytes.fetch_add(line.memory_bytes(), Ordering::Relaxed);
+    pub fn new(
+        table: Arc<Table>,
+        index: u32,
+        line: Arc<Line>,
+        layout: Option<Arc<Layout>>,
+        memory: Option<Arc<Memory>>,
+    ) -> Self {
+        let joined = layout.as_ref().filter(|layout| layout.joined);
+        let count = joined.map_or(1, |layout| layout.max_rows.min(MAX_MEMBERS));
+        let bytes = layout.as_ref().map_or(0, |layout| layout.block_bytes());
+        line.traffic.buffer_bytes.fetch_add(bytes, Ordering::Relaxed);
         let request = || Request {
             submitted_ns: 0,
             deadline_ns: 0,
@@ -238,13 +254,22 @@ impl Batch {
             routed: AtomicBool::new(false),
             moving: Mutex::new(()),
             alone: Mutex::new(None),
+            probe: AtomicU64::new(0),
+            held_ns: AtomicU64::new(0),
+            published_ns: AtomicU64::new(0),
             link: AtomicU64::new(0),
             prepared: UnsafeCell::new(None),
+            layout,
             memory,
             table,
             index,
             line,
         }
+    }
+
+    /// What is where in its memory; `None`: it has none.
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
     }
 
     pub fn phase(&self) -> Phase {
@@ -264,6 +289,8 @@ impl Batch {
         self.deadline_ns.store(u64::MAX, Ordering::Relaxed);
         self.interrupt.lower();
         self.routed.store(false, Ordering::Relaxed);
+        self.probe.store(0, Ordering::Relaxed);
+        self.held_ns.store(0, Ordering::Relaxed);
         self.phase.store(Phase::Queued as u32, Ordering::Relaxed);
     }
 

@@ -100,6 +100,8 @@ struct Cursor {
     next: u64,
     /// The batch whose members are being taken: (index, word of marks, its bits that are left).
     batch: Option<(u32, usize, u64)>,
+    /// Which of them are profiled.
+    probe: u64,
 }
 
 // SAFETY: the cursor is only used by the consumer, of which there is one at a time.
@@ -315,6 +317,9 @@ impl Consumer<'_> {
                 let member = 64 * at + bits.trailing_zeros() as usize;
                 // SAFETY: the member is published, and so held until the event is made.
                 let batch = unsafe { self.table.batch(index) };
+                if cursor.probe != 0 {
+                    self.table.spans.delivered(self.table, batch, member, cursor.probe);
+                }
                 // Before the event is given out: with its last event the batch may be gone.
                 cursor.batch = next_marks(batch, at, bits & (bits - 1));
                 // SAFETY: as above.
@@ -336,6 +341,7 @@ impl Consumer<'_> {
                 let which = match link.0 & (MEMBER | RELEASED) {
                     0 => {
                         cursor.batch = next_marks(batch, 0, batch.published.word(0));
+                        cursor.probe = batch.probe.load(Ordering::Relaxed);
                         continue;
                     }
                     MEMBER => Which::Terminal,
@@ -348,6 +354,10 @@ impl Consumer<'_> {
                     },
                     _ => Which::Released,
                 };
+                let probe = batch.probe.load(Ordering::Relaxed);
+                if probe != 0 && which == Which::Terminal {
+                    self.table.spans.delivered(self.table, batch, link.number(), probe);
+                }
                 return Some(outcome::event(self.table, batch, link.number(), which));
             }
         }

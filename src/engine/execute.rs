@@ -8,6 +8,7 @@ use super::line::Kind;
 use super::model::Model;
 use super::outcome::{self, OWN};
 use super::settle::{Marked, Settled};
+use super::spans::Probe;
 use crate::backend::{Layout, Memory, View};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -30,6 +31,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     core.observer.notice();
     let counts = core.table.slot(index).claims.counts();
     let taken_ns = now_ns();
+    let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
     let mut looks = 0u32;
     while !batch.written.all_set(counts.members) {
         // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
@@ -38,7 +40,7 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
     }
     let written_ns = if looks == 0 { taken_ns } else { now_ns() };
     let (members, rows) = (counts.members, counts.rows);
-    let mut lane = Lane { core, model, batch, members, rows, taken_ns, has_lent: false, written_ns };
+    let mut lane = Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns };
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
@@ -46,8 +48,10 @@ pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
         // A bug of the engine's own: the batch fails, the lane goes on.
         lane.finish(Err(error), taken_ns, now_ns());
     }
+    lane.probe.end(core, model, batch, counts.members);
     core.table.let_go(index, 1);
     core.table.batch_is_done();
+    core.tuning.notice();
 }
 
 /// A batch and whoever runs it.
@@ -58,6 +62,7 @@ pub struct Lane<'a> {
     pub members: usize,
     rows: usize,
     pub taken_ns: u64,
+    probe: Probe,
     /// The backend has had memory that the request lends.
     has_lent: bool,
     /// When all members had written.
@@ -114,7 +119,7 @@ impl<'a> Lane<'a> {
 
     /// The requests' rows in the run.
     fn request_rows(&self) -> usize {
-        match self.batch.line.layout() {
+        match self.batch.layout() {
             Some(layout) if layout.joined => self.rows,
             // SAFETY: written, and held by the lane.
             _ => unsafe { self.batch.request(0) }.rows as usize,
@@ -124,7 +129,7 @@ impl<'a> Lane<'a> {
     /// Moves the rows of members that are not resolved together, and returns how many members that are.
     fn leave_out_resolved(&mut self) -> usize {
         let resolved = self.batch.resolved.count(self.members);
-        let joined = self.batch.line.layout().filter(|layout| layout.joined);
+        let joined = self.batch.layout().filter(|layout| layout.joined);
         let (Some(layout), Some(memory), true) = (joined, &self.batch.memory, resolved > 0) else {
             return self.members - resolved;
         };
@@ -159,7 +164,7 @@ impl<'a> Lane<'a> {
         const LINE: usize = 64;
         const MOST: usize = 256 << 10;
         let mut seen = 0u8;
-        if let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) {
+        if let (Some(layout), Some(memory)) = (self.batch.layout(), &self.batch.memory) {
             for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
                 let size = (self.rows * part.row_bytes).min(region.size());
                 if size <= MOST {
@@ -176,7 +181,7 @@ impl<'a> Lane<'a> {
     }
 
     fn run(&self) -> Ran {
-        match (self.batch.line.layout(), &self.batch.memory) {
+        match (self.batch.layout(), &self.batch.memory) {
             (Some(layout), Some(memory)) => {
                 let rows = self.padded_rows(layout, memory);
                 let tensors = self.run_rows(layout, memory, 0, rows)?;
@@ -184,7 +189,8 @@ impl<'a> Lane<'a> {
             }
             _ => {
                 let inputs = self.bare_inputs();
-                let tensors = catch(|| self.model.backend()?.run(&inputs, &self.batch.interrupt))?;
+                let interrupt = &self.batch.interrupt;
+                let tensors = catch(|| self.probe.run(&*self.model.backend()?, &inputs, interrupt))?;
                 self.check(tensors, None).map(Some)
             }
         }
@@ -193,8 +199,10 @@ impl<'a> Lane<'a> {
     /// The rows to run: those there are, filled up with zeros to the next bucket.
     fn padded_rows(&self, layout: &Layout, memory: &Memory) -> usize {
         let buckets = &self.model.config().batching.buckets;
-        let Some(&bucket) =
-            buckets.iter().find(|&&bucket| bucket as usize >= self.rows).filter(|_| layout.joined)
+        let Some(&bucket) = buckets
+            .iter()
+            .find(|&&bucket| (self.rows..=layout.max_rows).contains(&(bucket as usize)))
+            .filter(|_| layout.joined)
         else {
             return self.rows;
         };
@@ -219,6 +227,7 @@ impl<'a> Lane<'a> {
             let prepare = || self.model.prepare(memory, layout, &self.core.pool);
             // SAFETY: this is the lane.
             let prepared = unsafe { self.batch.prepared(self.model.residence.epoch(), prepare) }?;
+            self.probe.prepare(prepared);
             prepared.run(&mut view, &self.batch.interrupt)
         })
     }
@@ -271,7 +280,7 @@ impl<'a> Lane<'a> {
     /// After a joined run has failed, for which one request may be to blame: runs each alone, and publishes it at once,
     /// since another may take long. However many fail again, it is one failure of one batch.
     fn run_one_by_one(&self, error: Error, started_ns: u64, ended_ns: u64) {
-        let (Some(layout), Some(memory)) = (self.batch.line.layout(), &self.batch.memory) else { return };
+        let (Some(layout), Some(memory)) = (self.batch.layout(), &self.batch.memory) else { return };
         let failure = error.clone();
         self.note(Err(error), started_ns, ended_ns);
         let mut failed = false;
@@ -356,6 +365,7 @@ impl<'a> Lane<'a> {
             batch.note_patience(member);
         }
         batch.published.set(member);
+        self.probe.publish(batch);
         // SAFETY: queues live as long as the table.
         if let Some(queue) = unsafe { request.queue.as_ref() } {
             queue.publish(Link::member(batch.index, member), &batch.members[member].link, table);
@@ -449,6 +459,7 @@ impl<'a> Lane<'a> {
         }
         self.release_lent();
         self.record_times();
+        self.probe.publish(batch);
         if counted > 0 && !first_queue.is_null() && same {
             // SAFETY: queues live as long as the table.
             unsafe { &*first_queue }.publish(Link::batch(batch.index), &batch.link, table);

@@ -16,6 +16,7 @@ use super::queue::Rest;
 use super::room::Evictor;
 use super::routes::Routes;
 use super::table::Table;
+use super::tuning::Tuning;
 use super::unload::Leaving;
 use super::versions::Versions;
 use super::warden::Warden;
@@ -58,6 +59,8 @@ pub struct Core {
     /// For models that do not compute on this machine's cores.
     free_gate: Gate,
     pub spinning: Spinning,
+    /// Of this machine.
+    pub cores: usize,
     pub crew: Crew,
     /// Sessions that models of the same file share.
     pub sessions: backend::Sessions,
@@ -68,6 +71,7 @@ pub struct Core {
     /// Somebody makes room.
     pub relieving: AtomicBool,
     pub history: History,
+    pub tuning: Tuning,
     pub repository: Versions,
     pub jobs_line: Arc<Line>,
     pub(super) jobs: Jobs,
@@ -140,14 +144,24 @@ impl Engine {
             crew: Crew::new(limit.unwrap_or(0)),
             gate: Gate::new(limit),
             free_gate: Gate::new(None),
+            cores,
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
             history: History::default(),
+            tuning: Tuning::default(),
             repository: Versions::default(),
-            jobs_line: Line::new(Kind::Jobs, Key::new(), None, &Arc::default(), &Arc::default(), None, 0),
+            jobs_line: Line::new(
+                Kind::Jobs,
+                Key::new(),
+                None,
+                &Arc::default(),
+                &Arc::default(),
+                None,
+                &Arc::default(),
+            ),
             jobs: Jobs::new(threaded),
             keeper: Mutex::default(),
             keeper_runs: AtomicBool::new(false),
@@ -161,6 +175,9 @@ impl Engine {
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
         let engine = Engine { core };
+        if let Some(profile) = &engine.core.config.profile {
+            engine.profile_start(profile.clone());
+        }
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
@@ -169,6 +186,7 @@ impl Engine {
             let made = engine.core.create_route(route);
             made.map_err(|error| error.within(format!("routes[{index}]")))?;
         }
+        engine.core.start_tuning();
         Ok(engine)
     }
 
@@ -196,7 +214,7 @@ impl Engine {
 
     /// Loads a model, from `bytes` or from its configured path.
     pub fn load(&self, config: ModelConfig, bytes: Option<&[u8]>) -> Result<ModelId> {
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.load(config, bytes, &order).map(|loaded| loaded.id)
     }
 
@@ -211,7 +229,7 @@ impl Engine {
                 }
             };
             // The job's batch is held until the job is completed.
-            let order = Order { interrupt: core.table.interrupt(index), progress: &progress };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &progress, watch: None };
             let result = catch(|| core.load(config, None, &order));
             let loaded = result.as_ref().ok().filter(|loaded| !loaded.is_served).map(|loaded| loaded.id);
             if !core.complete_job(index, result.map(|loaded| (loaded.id, None)))
@@ -228,7 +246,7 @@ impl Engine {
         if self.core.table.is_closed() {
             return Err(Error::shut_down());
         }
-        let order = Order { interrupt: &Interrupt::new(), progress: &|_| () };
+        let order = Order { interrupt: &Interrupt::new(), progress: &|_| (), watch: None };
         self.core.rescan(&order, true).map(|report| report.to_string())
     }
 
@@ -236,7 +254,7 @@ impl Engine {
     pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
         let (ticket, index) = self.core.open_job(queue, user_data, None)?;
         self.core.start_work("blaze-job", move |core| {
-            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| () };
+            let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };
             let result = catch(|| core.rescan(&order, true));
             core.complete_job(index, result.map(|report| (0, c_text(report.to_string()))));
         });
@@ -297,7 +315,8 @@ impl Engine {
                 "only an engine made with \"threads\": 0 is pumped; this one has threads of its own",
             ));
         }
-        let until = now_ns().saturating_add(budget_ns);
+        let began = now_ns();
+        let until = began.saturating_add(budget_ns);
         let mut done = 0;
         while self.core.pump_one() {
             done += 1;
@@ -308,8 +327,9 @@ impl Engine {
             }
         }
         self.core.look_if_due();
-        if done == 0 {
-            self.core.rest_if_due();
+        match done {
+            0 => self.core.rest_if_due(),
+            _ => self.core.table.spans.pumped(began, done),
         }
         Ok(done)
     }
@@ -336,6 +356,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shutdown(0);
+        self.core.tuning.stop();
         self.core.close_repository();
         self.core.warden.stop();
         self.core.observer.stop();
@@ -346,6 +367,7 @@ impl Drop for Engine {
             }
         }
         self.core.jobs.finish(); // what the unloads have begun
+        self.core.table.spans.end();
         self.core.crew.stop();
         self.core.drop_routes();
         self.core.jobs_line.retire(&self.core.table);
@@ -492,6 +514,7 @@ impl Core {
     pub(super) fn pump_one(self: &Arc<Self>) -> bool {
         self.table.expire(now_ns());
         self.tend_if_due();
+        self.tune_if_due();
         self.jobs.run_one() || self.rescan_if_due() || self.run_batch()
     }
 
@@ -585,9 +608,6 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        match self.completion.outstanding() {
-            0 => self.table.put_queue(&self.completion),
-            _ => self.completion.abandon(&self.table),
-        }
+        self.table.put_queue_when_done(&self.completion);
     }
 }

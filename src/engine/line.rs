@@ -11,7 +11,7 @@ use crate::router::Limits;
 use crate::scheduler::policy::LEVELS;
 use crate::scheduler::roster::{Claim, Counts, MAX_MEMBERS};
 use crate::stack::FreeList;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use crate::tensor::{DType, Dim, Shape, Signature, size_bytes};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -36,12 +36,15 @@ pub struct Line {
     kind: Kind,
     key: Key,
     layout: Option<Arc<Layout>>,
+    /// The most rows in one batch, as it is just now; of its model.
+    max_rows: Arc<AtomicUsize>,
+    /// The layout of the batches that were made last, if theirs is not `layout`.
+    resized: Mutex<Option<Arc<Layout>>>,
     signature: Arc<Signature>,
     pub traffic: Arc<Traffic>,
     /// Of its model.
     pub limits: Option<Arc<Limits>>,
     model_id: AtomicU64,
-    max_members: usize,
     shape_room: usize,
     /// The batch that members may join, by priority: generation and index plus one; 0: none.
     open: [AtomicU64; LEVELS],
@@ -86,19 +89,20 @@ impl Line {
         signature: &Arc<Signature>,
         traffic: &Arc<Traffic>,
         limits: Option<&Arc<Limits>>,
-        model_id: u64,
+        max_rows: &Arc<AtomicUsize>,
     ) -> Arc<Self> {
         let joined = layout.as_ref().filter(|layout| layout.joined);
         Arc::new(Line {
-            max_members: joined.map_or(1, |layout| layout.max_rows.min(MAX_MEMBERS)),
             shape_room: joined.map_or(0, |_| signature.outputs.iter().map(|spec| spec.dims.len()).sum()),
             kind,
             key,
             layout: layout.map(Arc::new),
+            max_rows: Arc::clone(max_rows),
+            resized: Mutex::new(None),
             signature: Arc::clone(signature),
             traffic: Arc::clone(traffic),
             limits: limits.cloned(),
-            model_id: AtomicU64::new(model_id),
+            model_id: AtomicU64::new(0),
             open: Default::default(),
             free: FreeList::default(),
             retired: AtomicBool::new(false),
@@ -118,13 +122,38 @@ impl Line {
         self.kind == Kind::Jobs
     }
 
+    /// The layout of its batches, but for how many rows each has room for: see `Batch::layout`.
     pub fn layout(&self) -> Option<&Arc<Layout>> {
         self.layout.as_ref()
     }
 
-    /// Bytes of memory that each of its batches has.
+    /// The most rows in one batch, as it is just now.
+    #[inline]
+    pub fn max_rows(&self) -> usize {
+        match &self.layout {
+            Some(layout) if layout.joined => self.max_rows.load(Ordering::Relaxed),
+            _ => 1,
+        }
+    }
+
+    /// The layout of batches with room for so many rows.
+    fn layout_of(&self, max_rows: usize) -> Option<Arc<Layout>> {
+        let layout = self.layout.as_ref()?;
+        if !layout.joined || layout.max_rows == max_rows {
+            return Some(Arc::clone(layout));
+        }
+        let mut resized = lock(&self.resized);
+        if let Some(known) = resized.as_ref().filter(|known| known.max_rows == max_rows) {
+            return Some(Arc::clone(known));
+        }
+        let new = Arc::new(Layout { max_rows, ..Layout::clone(layout) });
+        *resized = Some(Arc::clone(&new));
+        Some(new)
+    }
+
+    /// Bytes of memory that each of its new batches has.
     pub fn memory_bytes(&self) -> u64 {
-        self.layout.as_ref().map_or(0, |layout| layout.block_bytes())
+        self.layout.as_ref().map_or(0, |layout| layout.block_bytes_of(self.max_rows()))
     }
 
     pub fn signature(&self) -> &Arc<Signature> {
@@ -133,10 +162,6 @@ impl Line {
 
     pub fn outputs_count(&self) -> u32 {
         self.signature.outputs.len() as u32
-    }
-
-    pub fn max_members(&self) -> usize {
-        self.max_members
     }
 
     /// Sizes to keep for each member: those of all its outputs.
@@ -181,13 +206,16 @@ impl Line {
         table.free_batches(self);
     }
 
-    /// Frees free batches, but for `keep` of them.
+    /// Frees free batches, but for `keep` of them that are of the right size.
     pub fn trim(&self, table: &Table, keep: usize) {
         let mut kept: SmallVec<[u32; 16]> = SmallVec::new();
         while kept.len() < keep
             && let Some(index) = table.take_free(&self.free)
         {
-            kept.push(index);
+            match table.room(index) == self.max_rows() {
+                true => kept.push(index),
+                false => table.free_batch(index),
+            }
         }
         table.free_batches(self);
         // In the same order as before: the last one used is the first one used again.
@@ -197,17 +225,34 @@ impl Line {
         }
     }
 
-    /// A free batch, which the caller owns: one that was used before, or a new one.
-    fn take(self: &Arc<Self>, table: &Arc<Table>, pool: &Arc<Pool>) -> Result<u32> {
-        if let Some(index) = table.take_free(&self.free) {
-            return Ok(index);
+    /// A free batch with room for so many rows at least, which the caller owns: one that was used before, or a new one.
+    fn take(self: &Arc<Self>, table: &Arc<Table>, pool: &Arc<Pool>, rows: usize) -> Result<u32> {
+        let most = self.max_rows().max(rows);
+        while let Some(index) = table.take_free(&self.free) {
+            if table.room(index) >= most {
+                return Ok(index);
+            }
+            table.free_batch(index); // from when batches had fewer rows
         }
-        let memory = match &self.layout {
+        self.make(table, pool, most).or_else(|error| match &self.layout {
+            // There is no room for batches as large as they are to be now; but for those that the model began with, there
+            // was.
+            Some(layout) if layout.max_rows < most && layout.max_rows >= rows => {
+                self.make(table, pool, layout.max_rows)
+            }
+            _ => Err(error),
+        })
+    }
+
+    #[cold]
+    fn make(self: &Arc<Self>, table: &Arc<Table>, pool: &Arc<Pool>, max_rows: usize) -> Result<u32> {
+        let layout = self.layout_of(max_rows);
+        let memory = match &layout {
             Some(layout) => Some(Memory::new(layout, pool)?),
             None => None,
         };
         let index = table.allocate()?;
-        let batch = Batch::new(Arc::clone(table), index, Arc::clone(self), memory);
+        let batch = Batch::new(Arc::clone(table), index, Arc::clone(self), layout, memory);
         table.install(Box::new(batch));
         Ok(index)
     }
@@ -222,12 +267,11 @@ impl Line {
         rows: usize,
         closed: impl Fn(u32),
     ) -> Result<Seat> {
-        let max_rows = self.layout.as_ref().map_or(1, |layout| layout.max_rows);
         let open = &self.open[level];
         loop {
             let word = open.load(Ordering::SeqCst);
             let Some((generation, index)) = unpack(word) else {
-                let index = self.take(table, pool)?;
+                let index = self.take(table, pool, rows)?;
                 let generation = table.begin(index, level, OPEN_HOLDS, None);
                 let new = pack(generation, index);
                 if open.compare_exchange(0, new, Ordering::SeqCst, Ordering::Relaxed).is_err() {
@@ -240,7 +284,10 @@ impl Line {
             let unlink = || {
                 let _ = open.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed);
             };
-            match table.slot(index).claims.claim(generation, rows, max_rows, self.max_members) {
+            // What was admitted when batches had more rows goes all the same, as far as there is room.
+            let room = table.room(index);
+            let max_rows = self.max_rows().max(rows).min(room);
+            match table.slot(index).claims.claim(generation, rows, max_rows, room.min(MAX_MEMBERS)) {
                 Claim::Place { member, first_row, closed: full } => {
                     if let Some(counts) = full {
                         unlink();
@@ -248,6 +295,10 @@ impl Line {
                         closed(index);
                     }
                     return Ok(Seat { index, generation, member, first_row });
+                }
+                Claim::Closed(counts) if counts.members == 0 => {
+                    unlink(); // it is too small for this request
+                    table.let_go(index, OPEN_HOLDS);
                 }
                 Claim::Closed(counts) => {
                     unlink();
@@ -267,7 +318,7 @@ impl Line {
         level: usize,
         rows: usize,
     ) -> Result<Seat> {
-        let index = self.take(table, pool)?;
+        let index = self.take(table, pool, rows)?;
         let generation = table.begin(index, level, 2, Some(Counts { members: 1, rows }));
         Ok(Seat { index, generation, member: 0, first_row: 0 })
     }

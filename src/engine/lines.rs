@@ -25,7 +25,8 @@ pub struct Lines {
     model_id: OnceLock<u64>,
     /// Whether rows of several requests are joined.
     joins: bool,
-    max_rows: usize,
+    /// The most rows in one batch, as it is just now.
+    max_rows: Arc<AtomicUsize>,
     /// For each input and axis the sizes to which it is padded, if it is.
     padding: Vec<Vec<Option<Arc<Axis>>>>,
     pads: bool,
@@ -90,7 +91,7 @@ impl Lines {
             limits,
             model_id: OnceLock::new(),
             joins,
-            max_rows,
+            max_rows: Arc::new(AtomicUsize::new(max_rows)),
             pads: padding.iter().flatten().any(Option::is_some),
             padding,
             usual: OnceLock::new(),
@@ -101,11 +102,25 @@ impl Lines {
         }
     }
 
+    pub fn max_rows(&self) -> usize {
+        self.max_rows.load(Ordering::Relaxed)
+    }
+
+    /// Batches have at most so many rows from now on. Those that are filling end as they are.
+    pub fn set_max_rows(&self, max_rows: usize) {
+        self.max_rows.store(max_rows, Ordering::Relaxed);
+    }
+
     fn signature(&self) -> &Arc<Signature> {
         &self.signature
     }
 
     /// The model's handle, for its events.
+    /// Its model's handle; 0 as long as there is none.
+    pub fn model_id(&self) -> u64 {
+        self.model_id.get().copied().unwrap_or(0)
+    }
+
     pub fn set_model_id(&self, id: u64) {
         let _ = self.model_id.set(id);
         self.each(|line| line.set_model_id(id));
@@ -178,7 +193,7 @@ impl Lines {
             given.iter().zip(&self.signature().inputs).any(|(input, spec)| input.is_some() && spec.optional)
         };
         // Of an optional input that is given nobody knows whether it belongs to the rows or to the batch.
-        let joins = self.joins && plain && rows <= self.max_rows && !optional();
+        let joins = self.joins && plain && rows <= self.max_rows() && !optional();
         let borrows = given.iter().flatten().any(|input| matches!(input.data, InputData::Borrow(_)));
         let kind = match (joins, plain && !borrows) {
             (true, _) => Kind::Joined,
@@ -256,10 +271,12 @@ impl Lines {
         let kind = if kind == Kind::Joined && count == MOST { Kind::Single } else { kind };
         let layout = match kind {
             Kind::Bare | Kind::Jobs => None,
-            _ => Some(line::layout(self.signature(), shapes, kind, self.max_rows)?),
+            _ => Some(line::layout(self.signature(), shapes, kind, self.max_rows())?),
         };
         let id = self.model_id.get().copied().unwrap_or(0);
-        let line = Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), id);
+        let line =
+            Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), &self.max_rows);
+        line.set_model_id(id);
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));
         self.count.store(count + 1, Ordering::Release);

@@ -9,6 +9,7 @@ use super::models::Claim;
 use super::queue::Queue;
 use super::residence::Residence;
 use super::room::Underway;
+use super::spans::LoadWatch;
 use super::warm_up::warm_up;
 use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
@@ -21,7 +22,7 @@ use crate::router::Limits;
 use crate::scheduler::gate::Share;
 use crate::scheduler::jobs::spawn;
 use crate::scheduler::selfcheck::{self, Verdict};
-use crate::sync::lock;
+use crate::sync::{Ordering, lock};
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ impl Stage {
 pub struct Order<'a> {
     pub interrupt: &'a Interrupt,
     pub progress: &'a dyn Fn(Stage),
+    /// The profiler.
+    pub watch: Option<&'a LoadWatch<'a>>,
 }
 
 impl Order<'_> {
@@ -138,7 +141,15 @@ pub fn load_apart(
 ) -> Result<(Arc<Model>, Underway)> {
     let full_name = config.full_name();
     let _coming = core.models.come(&full_name);
-    prepare(core, config, bytes, order).map_err(|error| {
+    let watch = core.table.spans.watch_load(&full_name);
+    let progress = |stage| {
+        watch.stage(stage);
+        (order.progress)(stage);
+    };
+    let watched = Order { interrupt: order.interrupt, progress: &progress, watch: Some(&watch) };
+    let prepared = prepare(core, config, bytes, &watched);
+    watch.end(prepared.as_ref().err());
+    prepared.map_err(|error| {
         let error = error.within(format!("model {full_name:?}"));
         if error.status != Status::Cancelled {
             core.logger
@@ -191,14 +202,33 @@ fn prepare(
     );
     let by_crew = core.serves(&*backend);
     let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
-    let queue = Queue::new(config.batching.clone(), config.lanes, &core.table, lines, alarm);
+    let queue = Queue::new(&config.batching, config.lanes, &core.table, lines, alarm);
     let signature = Arc::clone(backend.signature());
     let (residence, underway) = Residence::new(brought);
-    let model =
-        Model::new(Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew });
+    let intra_op_threads = config.intra_op_threads.unwrap_or(core.config.onnxruntime.intra_op_threads);
+    let model = Model::new(Parts {
+        config,
+        path,
+        signature,
+        batching,
+        queue,
+        residence,
+        traffic,
+        limits,
+        by_crew,
+        intra_op_threads,
+    });
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {
+        if model.config.tuning
+            && let Some(learned) = core.load_learned(&model)
+        {
+            if let Err(error) = core.change(&model, |_| learned) {
+                let name = &model.full_name;
+                core.logger.warn("tuning", format_args!("{name} cannot be set as was learned: {error}"));
+            }
+        }
         warm_up(core, &model, order.interrupt)?;
         order.check()?;
         start_lanes(core, &model)
@@ -232,6 +262,9 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
     let underway = core.underway(if config.pinned { 0 } else { reservation.bytes() });
     request.room = Room::new(reservation);
     (order.progress)(Stage::Reading);
+    if let Some(watch) = order.watch {
+        watch.reads(estimate.file_bytes);
+    }
     let began = now_ns();
     let mut loaded = catch(|| backend::load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
@@ -263,9 +296,15 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
 
 /// Loads the backend of a model that was evicted.
 pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
-    let order = Order { interrupt: &model.residence.interrupt, progress: &|_| () };
+    let watch = core.table.spans.watch_load(&model.full_name);
+    let progress = |stage| watch.stage(stage);
+    let order = Order { interrupt: &model.residence.interrupt, progress: &progress, watch: Some(&watch) };
     let source = model.path.clone().map_or(Source::None, Source::File);
-    let brought = bring(core, &model.config, source, &order)?;
+    let threads = model.intra_op_threads.load(Ordering::Relaxed);
+    let config = ModelConfig { intra_op_threads: Some(threads), ..model.config.clone() };
+    let brought = bring(core, &config, source, &order);
+    watch.end(brought.as_ref().err());
+    let brought = brought?;
     if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));
@@ -325,7 +364,14 @@ fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
     if model.by_crew {
         return core.crew.add(core, model);
     }
-    for lane in 0..model.config.lanes {
+    start_lane_threads(core, model)
+}
+
+/// For a model with threads of its own: as many as there are lanes. When there are fewer lanes, threads are left over, and
+/// sleep.
+pub fn start_lane_threads(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
+    let mut threads = lock(&model.lanes);
+    for lane in threads.len()..model.queue.lanes() as usize {
         let (core, lane_model) = (Arc::clone(core), Arc::clone(model));
         let run = move || {
             let (queue, gate) = (&lane_model.queue, core.gate_of(&lane_model));
@@ -338,7 +384,7 @@ fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
             }
         };
         let name = format!("blaze-{lane}-{}", model.config.name);
-        lock(&model.lanes).push(spawn(&name, run)?);
+        threads.push(spawn(&name, run)?);
     }
     Ok(())
 }

@@ -59,6 +59,10 @@ pub struct Model {
     pub limits: Arc<Limits>,
     /// How many loads have asked for it: it goes when all of them were cancelled. See `Models::release`.
     pub wanted: AtomicU32,
+    /// Threads that one run may use inside an operator, as it is just now.
+    pub intra_op_threads: AtomicU32,
+    /// Held while settings are changed; how often they were.
+    pub changing: Mutex<u64>,
     failures: AtomicU32,
     /// Why the latest failed run failed.
     pub last_error: Mutex<Option<String>>,
@@ -69,7 +73,7 @@ pub struct Model {
     pub by_crew: bool,
     /// It is a version of the repository's, which alone takes it out again.
     pub is_version: AtomicBool,
-    /// Threads of its own.
+    /// Threads of its own: as many as there were ever lanes.
     pub lanes: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -84,14 +88,18 @@ pub struct Parts {
     pub traffic: Arc<Traffic>,
     pub limits: Arc<Limits>,
     pub by_crew: bool,
+    pub intra_op_threads: u32,
 }
 
 impl Model {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew } = parts;
+        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew, .. } =
+            parts;
         Arc::new(Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),
+            intra_op_threads: AtomicU32::new(parts.intra_op_threads),
+            changing: Mutex::default(),
             failures: AtomicU32::new(0),
             last_error: Mutex::default(),
             device_lost: AtomicBool::new(false),

@@ -241,7 +241,7 @@ impl Seen {
     fn resume(&mut self, core: &Core, now: u64) {
         let mut begin = self.last.take().unwrap_or_default();
         begin.at_ns = now;
-        begin.cpu_ns = platform::process_cpu_ns();
+        begin.cpu_ns = platform::process_cpu_ns().unwrap_or(0);
         begin.idle_ns = platform::machine_idle_ns();
         (self.older, self.old) = (begin.clone(), begin);
         let reading = self.reading(core, now, Levels::default());
@@ -256,7 +256,7 @@ impl Seen {
             unix_s: since_1970.map_or(0.0, |time| (time.as_secs_f64() * 1000.0).round() / 1000.0),
             totals: core.metrics.fleet.totals(),
             rejected: core.metrics.rejections.total(),
-            cpu_ns: platform::process_cpu_ns(),
+            cpu_ns: platform::process_cpu_ns().unwrap_or(0),
             gauges,
         }
     }

@@ -67,8 +67,7 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         return event;
     }
     if early {
-        event.status =
-            Status::from_code((word & !(EARLY | MORE | OWN | ANNOUNCED)) as i32).unwrap_or(Status::Internal);
+        event.status = ended_early(batch, member).unwrap_or(Status::Internal);
         event.flags.more = word & MORE != 0;
         event.flags.buffers_released = !event.flags.more;
         let resolved_ns = batch.cold(member).resolved_ns.load(Ordering::Relaxed);
@@ -136,6 +135,13 @@ fn status(batch: &Batch, member: usize) -> Status {
         0 => unsafe { batch.lap() }.status,
         code => Status::from_code(code as i32).unwrap_or(Status::Internal),
     }
+}
+
+/// How a member ended before its run was over, if it did.
+pub fn ended_early(batch: &Batch, member: usize) -> Option<Status> {
+    let word = batch.members[member].status.load(Ordering::Relaxed);
+    let code = (word & !(EARLY | MORE | OWN | ANNOUNCED)) as i32;
+    (word & EARLY != 0).then(|| Status::from_code(code).unwrap_or(Status::Internal))
 }
 
 /// Why a member failed. The batch is held, and the member is published.
@@ -215,7 +221,7 @@ fn place<'a>(
     // SAFETY: published and held, as the caller of `output` says.
     let request = unsafe { batch.request(member) };
     let (first, rows) = (request.first_row.load(Ordering::Relaxed) as usize, request.rows as usize);
-    let layout = batch.line.layout();
+    let layout = batch.layout();
     let joined = layout.is_some_and(|layout| layout.joined) && !own;
     let Some(tensor) = tensor else {
         let (part, region) =

@@ -59,7 +59,7 @@ impl Mark {
         let metrics = &core.metrics;
         let mut mark = Mark {
             at_ns: now,
-            cpu_ns: platform::process_cpu_ns(),
+            cpu_ns: platform::process_cpu_ns().unwrap_or(0),
             idle_ns: platform::machine_idle_ns(),
             gauges: seen.sums.gauges,
             rejected: metrics.rejections.each().to_vec(),
@@ -161,7 +161,7 @@ impl Core {
                 let end = end.models.get(name)?;
                 let none = ModelMark::default();
                 let begin = begin.models.get(name).unwrap_or(&none);
-                Some(self.picture_of(model, begin, end, looks))
+                Some(self.model_picture(model, begin, end, looks))
             })
             .collect();
         memory.wanted_bytes = pictures.iter().map(|model| model.memory_bytes).sum();
@@ -174,6 +174,7 @@ impl Core {
             machine_idle_cores: idle.map(|idle| idle / seconds.max(1e-9)),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
             threads: self.crew.size() as u32,
+            intra_op_threads: self.config.onnxruntime.intra_op_threads,
             process_cpu_seconds: since(end.cpu_ns, begin.cpu_ns) as f64 / 1e9,
             models: pictures,
             routes: plans.iter().map(|(_, plan)| picture_of_route(plan, &begin, &end)).collect(),
@@ -186,16 +187,16 @@ impl Core {
         }
     }
 
-    fn picture_of(&self, model: &Model, begin: &ModelMark, end: &ModelMark, looks: f64) -> ModelPicture {
+    fn model_picture(&self, model: &Model, begin: &ModelMark, end: &ModelMark, looks: f64) -> ModelPicture {
         let totals = end.totals.since(&begin.totals);
         let (config, provider) = (model.config(), model.provider());
         let rows = &totals.batch_rows;
         let costs = &model.queue.costs;
-        let powers = (0..17).map(|bits| 1u32 << bits).take_while(|&rows| rows <= config.batching.max_rows);
+        let powers = (0..17).map(|bits| 1u32 << bits).take_while(|&rows| rows <= 1 << 16);
         ModelPicture {
             name: model.full_name().to_owned(),
             backend: config.backend.clone(),
-            settings: self.settings_of(model),
+            settings: settings_of(model),
             joins: model.joins_rows(),
             not_joined_because: match &model.batching {
                 Verdict::Independent => None,
@@ -236,23 +237,23 @@ impl Core {
             reloads: end.reloads.saturating_sub(begin.reloads),
             reload_seconds: end.reload_ns.saturating_sub(begin.reload_ns) as f64 / 1e9,
             memory_bytes: model.residence.report().bytes,
-            operators: Vec::new(),
+            operators: self.table.spans.operator_shares(model.full_name()),
         }
     }
+}
 
-    fn settings_of(&self, model: &Model) -> SettingsInForce {
-        let config = model.config();
-        let axes = &config.batching.axes;
-        SettingsInForce {
-            max_rows: config.batching.max_rows,
-            max_delay_us: config.batching.max_delay_us,
-            lanes: config.lanes,
-            intra_op_threads: self.config.onnxruntime.intra_op_threads,
-            buckets: config.batching.buckets.clone(),
-            axes: axes.iter().map(|(name, axis)| (name.clone(), axis.buckets.clone())).collect(),
-            warmup: config.warmup.enabled,
-            pinned: config.pinned,
-        }
+fn settings_of(model: &Model) -> SettingsInForce {
+    let config = model.config();
+    let axes = &config.batching.axes;
+    SettingsInForce {
+        max_rows: model.queue.max_rows() as u32,
+        max_delay_us: model.queue.max_delay_us(),
+        lanes: model.queue.lanes(),
+        intra_op_threads: model.intra_op_threads.load(Ordering::Relaxed),
+        buckets: config.batching.buckets.clone(),
+        axes: axes.iter().map(|(name, axis)| (name.clone(), axis.buckets.clone())).collect(),
+        warmup: config.warmup.enabled,
+        pinned: config.pinned,
     }
 }
 

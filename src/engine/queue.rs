@@ -9,7 +9,7 @@ use crate::config::BatchingConfig;
 use crate::memory::Pool;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::gate::{Gate, Pass, Share};
-use crate::scheduler::policy::{Costs, Decision, LEVELS, View, decide, urgency};
+use crate::scheduler::policy::{Costs, Decision, LEVELS, Limits, View, decide, urgency};
 use crate::scheduler::spin::{Spinning, Waits};
 use crate::stack::{Inbox, in_order};
 use crate::sync::{
@@ -30,8 +30,9 @@ const FORGET_NS: u64 = 2_000_000;
 const AWAY: u32 = 1 << 31;
 
 pub struct Queue {
-    limits: BatchingConfig,
-    lanes: u32,
+    max_delay_us: AtomicU32,
+    priority_aging_ms: u32,
+    lanes: AtomicU32,
     table: Arc<Table>,
     pub lines: Lines,
     /// Batches that were closed because they are full.
@@ -166,15 +167,16 @@ enum Choice {
 
 impl Queue {
     pub fn new(
-        limits: BatchingConfig,
+        batching: &BatchingConfig,
         lanes: u32,
         table: &Arc<Table>,
         lines: Lines,
         alarm: Arc<Alarm>,
     ) -> Self {
         Queue {
-            limits,
-            lanes,
+            max_delay_us: AtomicU32::new(batching.max_delay_us),
+            priority_aging_ms: batching.priority_aging_ms,
+            lanes: AtomicU32::new(lanes),
             table: Arc::clone(table),
             lines,
             full: Inbox::default(),
@@ -189,6 +191,35 @@ impl Queue {
             share: Share::default(),
             used: AtomicBool::new(false),
         }
+    }
+
+    /// The most rows in one batch.
+    pub fn max_rows(&self) -> usize {
+        self.lines.max_rows()
+    }
+
+    /// The longest that a batch waits for more rows.
+    pub fn max_delay_us(&self) -> u32 {
+        self.max_delay_us.load(Ordering::Relaxed)
+    }
+
+    /// Batches that may be computed at once.
+    pub fn lanes(&self) -> u32 {
+        self.lanes.load(Ordering::SeqCst)
+    }
+
+    /// Changes how requests are joined and run, from the next batch on.
+    pub fn set(&self, max_rows: usize, max_delay_us: u32, lanes: u32) {
+        self.lines.set_max_rows(max_rows);
+        self.max_delay_us.store(max_delay_us, Ordering::Relaxed);
+        self.lanes.store(lanes, Ordering::SeqCst);
+        // Who waits for rows, or for a lane, looks again.
+        self.alarm.bell.ring_all();
+    }
+
+    fn limits(&self) -> Limits {
+        let (max_rows, max_delay_us) = (self.max_rows(), self.max_delay_us());
+        Limits { max_rows, max_delay_us, priority_aging_ms: self.priority_aging_ms }
     }
 
     /// For submitters: hands a full batch over. It must be followed by `announce`.
@@ -220,13 +251,13 @@ impl Queue {
             running as usize + self.backlog.load(Ordering::Relaxed) + usize::from(!self.full.is_empty());
         let mut rows = 0;
         self.lines.each(|line| line.each_open(&self.table, |open| rows += open.rows));
-        let most = self.limits.max_rows.max(1) as usize;
+        let most = self.max_rows().max(1);
         batches += rows / most;
         batches as f32 + (rows % most) as f32 / most as f32
     }
 
     fn has_place(&self) -> bool {
-        self.running.load(Ordering::SeqCst) < self.lanes
+        self.running.load(Ordering::SeqCst) < self.lanes()
     }
 
     /// Whether there is work, and a place to do it.
@@ -299,6 +330,7 @@ impl Queue {
                 Choice::Take(index) => {
                     if held_since != 0 {
                         self.lines.traffic().here().held.record(now - held_since);
+                        self.table.note_held(index, held_since);
                     }
                     return Some(self.taken(dispatch, index));
                 }
@@ -490,7 +522,8 @@ impl Queue {
     /// The most urgent batch. With `patient`, an open one may be left to fill up.
     fn choose(&self, dispatch: &mut Dispatch, now: u64, patient: bool) -> Choice {
         self.collect(dispatch);
-        let urgency = |level: usize, oldest_ns: u64| urgency(level, oldest_ns, &self.limits, now);
+        let limits = self.limits();
+        let urgency = |level: usize, oldest_ns: u64| urgency(level, oldest_ns, &limits, now);
         let full = dispatch.full.iter().enumerate().filter_map(|(level, batches)| {
             let &(index, oldest_ns) = batches.front()?;
             Some((urgency(level, oldest_ns), level, index))
@@ -520,7 +553,7 @@ impl Queue {
         if patient {
             let expected_rows = self.expected_rows.load(Ordering::Relaxed);
             let view = View { rows, oldest_ns, latest_ns: dispatch.watched.2, expected_rows };
-            if let Decision::WaitUntil(until) = decide(&view, &self.limits, &self.costs, now) {
+            if let Decision::WaitUntil(until) = decide(&view, &limits, &self.costs, now) {
                 return Choice::WaitUntil(until);
             }
         }

@@ -415,7 +415,7 @@ impl Core {
         let mut tensors = SmallVec::new();
         // SAFETY: inputs and sizes are written with the request, and routed ones are not changed.
         let rare = unsafe { batch.extras(member) }.rare.as_ref().filter(|_| request.flags.extras);
-        let (Some(layout), Some(memory)) = (batch.line.layout(), &batch.memory) else {
+        let (Some(layout), Some(memory)) = (batch.layout(), &batch.memory) else {
             let inputs = rare.and_then(|rare| rare.inputs.as_ref());
             let inputs = inputs.ok_or_else(|| Error::new(Status::Internal, "the inputs are gone"))?;
             for (index, tensor) in inputs.iter().enumerate() {

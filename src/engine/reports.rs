@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::memory::Kind;
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
+use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
 
@@ -67,13 +68,14 @@ pub fn describe(model: &Model) -> Value {
         "batching": {
             "enabled": model.joins_rows(),
             "reason": reason,
-            "max_rows": config.batching.max_rows,
-            "max_delay_us": config.batching.max_delay_us,
+            "max_rows": model.queue.max_rows(),
+            "max_delay_us": model.queue.max_delay_us(),
             "priority_aging_ms": config.batching.priority_aging_ms,
             "buckets": config.batching.buckets,
             "axes": config.batching.axes,
         },
-        "lanes": config.lanes,
+        "lanes": model.queue.lanes(),
+        "intra_op_threads": model.intra_op_threads.load(Ordering::Relaxed),
         "pinned": config.pinned,
         "evictable": model.is_evictable(),
         "residence": model.residence_name(),

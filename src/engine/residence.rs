@@ -146,6 +146,11 @@ impl Residence {
         lock(&self.inner).report.clone()
     }
 
+    /// When its backend was last loaded.
+    pub fn arrived_ns(&self) -> u64 {
+        lock(&self.inner).report.arrived_ns
+    }
+
     /// Takes note that the model has run.
     #[inline]
     pub fn used_at(&self, now: u64) {
@@ -261,7 +266,7 @@ impl Core {
     }
 
     fn take_out_of_memory(self: &Arc<Self>, model: &Arc<Model>, reason: &str, though_wanted: bool) -> bool {
-        let residence = &model.residence;
+        let (residence, began_ns) = (&model.residence, now_ns());
         {
             let mut inner = lock(&residence.inner);
             if inner.stay != Stay::Resident || !model.queue.leave(though_wanted) {
@@ -294,6 +299,7 @@ impl Core {
         };
         residence.changed.notify_all();
         self.metrics.evictions.add(1);
+        self.table.spans.evicted(&model.full_name, reason, bytes, began_ns);
         self.history.evicted(&model.full_name, bytes, reason);
         self.logger
             .with(&[("model", (&model.full_name).into()), ("bytes", bytes.into())])
@@ -303,6 +309,32 @@ impl Core {
             self.fetch_back(model);
         }
         true
+    }
+
+    /// Loads a model's backend anew, as the model is set now, while batches go on with the one there is; what is run from
+    /// then on is run with the new one.
+    pub fn exchange_backend(self: &Arc<Self>, model: &Arc<Model>) -> Result<()> {
+        let residence = &model.residence;
+        if residence.stay() != Stay::Resident {
+            return Ok(()); // it comes back as it is set then
+        }
+        let Brought { backend, room, load_ns, underway } = load::bring_back(self, model)?;
+        let (provider, bytes) = (backend.provider(), backend.memory_bytes());
+        let old = {
+            let mut inner = lock(&residence.inner);
+            if inner.stay != Stay::Resident {
+                return Ok(()); // as above
+            }
+            (inner.provider, inner.report.bytes) = (provider, bytes);
+            (inner.report.load_ns, inner.report.arrived_ns) = (load_ns, now_ns());
+            (inner.backend.replace(backend), inner.room.replace(room))
+        };
+        // After the backend: who sees the new number makes ready with the new one.
+        residence.epoch.fetch_add(1, Ordering::SeqCst);
+        // What free batches have of the old one goes with them; others let it go when they are run again.
+        model.queue.give_all_back();
+        drop((old, underway));
+        Ok(())
     }
 
     /// Brings a model back into memory, in the background, unless somebody does.

@@ -553,7 +553,7 @@ impl Core {
 impl Model {
     /// Batches that wait, run and fill, over what its lanes run at once.
     pub fn load(&self) -> f32 {
-        self.queue.load() / self.config.lanes.max(1) as f32
+        self.queue.load() / self.queue.lanes().max(1) as f32
     }
 }
 

@@ -45,6 +45,7 @@ impl Engine {
             let quotas = core.enter_model(&model, description, &admitted, now)?;
             let role = Role { quotas, ..Role::default() };
             let submitted = core.submit(description, &admitted, &model, Some(queue.completion()), now, &role);
+            let submitted = submitted.inspect(|&ticket| core.table.spans.submitted(ticket, &model, now));
             submitted.inspect_err(|_| core.undo_limits(quotas, &model, None, admitted.rows))
         };
         submit().inspect_err(|error| self.count_rejection(error))
@@ -392,7 +393,7 @@ impl Core {
 
 /// Copies a request's inputs to its rows. With `padded`, some are smaller than their place.
 fn write_rows(batch: &Batch, admitted: &Admitted<'_>, first_row: usize, padded: bool) {
-    let (Some(layout), Some(memory)) = (batch.line.layout(), &batch.memory) else { return };
+    let (Some(layout), Some(memory)) = (batch.layout(), &batch.memory) else { return };
     for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
         let Some(input) = admitted.given[part.index] else { continue };
         let bytes = match &input.data {

@@ -8,6 +8,7 @@ use super::batch::{Batch, Lent, Phase};
 use super::completion::{CompletionQueue, Link};
 use super::outcome;
 use super::relay::abandon;
+use super::spans::Spans;
 use super::{Ticket, next_generation, random_generation};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -39,6 +40,8 @@ pub struct Slot {
     pub claims: Claims,
     /// When the first member came; `u64::MAX`: it is about to.
     pub oldest_ns: AtomicU64,
+    /// Rows that its batch has room for.
+    room: AtomicU32,
     hosts: Hosts,
     batch: AtomicPtr<Batch>,
 }
@@ -90,6 +93,7 @@ pub struct Table {
     /// Rung after every batch of a closed engine.
     settled: Bell,
     pub metrics: Arc<Metrics>,
+    pub spans: Spans,
     pub tenants: Tenants,
     /// Rung when a request has ended elsewhere, or early, whose submitter waits for it without a completion queue.
     pub elsewhere: Bell,
@@ -154,6 +158,7 @@ impl Table {
             closed: AtomicBool::new(false),
             settled: Bell::default(),
             metrics,
+            spans: Spans::default(),
             tenants,
             elsewhere: Bell::default(),
             queues: Mutex::default(),
@@ -194,6 +199,7 @@ impl Table {
         let slot = |_| Slot {
             claims: Claims::default(),
             oldest_ns: AtomicU64::new(u64::MAX),
+            room: AtomicU32::new(0),
             hosts: Hosts {
                 life: Life::new(self.first_generation),
                 held: Held::default(),
@@ -231,7 +237,16 @@ impl Table {
     /// Puts a new batch, which the caller owns, into its slot.
     pub fn install(&self, batch: Box<Batch>) {
         let index = batch.index;
+        let room = batch.layout().map_or(1, |layout| layout.max_rows);
+        // Whoever reads it for the batch that was here before finds that gone when it claims a place.
+        self.slot(index).room.store(room as u32, Ordering::SeqCst);
         self.slot(index).batch.store(Box::into_raw(batch), Ordering::Release);
+    }
+
+    /// Rows that the batch in a slot has room for.
+    #[inline]
+    pub fn room(&self, index: u32) -> usize {
+        self.slot(index).room.load(Ordering::SeqCst) as usize
     }
 
     /// Gives a slot back that has no batch.
@@ -261,6 +276,12 @@ impl Table {
     pub fn lane_link(&self, index: u32) -> &AtomicU64 {
         // SAFETY: what waits for a lane is held for it.
         unsafe { &self.batch(index).link }
+    }
+
+    /// Takes note of since when a batch was held open that a lane has just taken.
+    pub fn note_held(&self, index: u32, since_ns: u64) {
+        // SAFETY: the queue has given the lane's hold to the caller.
+        unsafe { self.batch(index) }.held_ns.store(since_ns, Ordering::Relaxed);
     }
 
     /// The level, and when the first member came, of a batch that waits for a lane.
@@ -315,13 +336,22 @@ impl Table {
         // Batches keep the table, and the last one may be among these.
         let mut kept: Option<Arc<Table>> = None;
         while let Some(index) = self.take_free(&line.free) {
-            let batch = self.slot(index).batch.swap(ptr::null_mut(), Ordering::AcqRel);
-            self.give_back(index);
-            // SAFETY: popped from the free list, so it is owned here; nobody finds it any more.
-            let batch = unsafe { Box::from_raw(batch) };
+            let batch = self.uninstall(index);
             kept.get_or_insert_with(|| Arc::clone(&batch.table));
             drop(batch);
         }
+    }
+
+    /// Frees one that was in a line's free list, for a caller who keeps the table.
+    pub fn free_batch(&self, index: u32) {
+        drop(self.uninstall(index));
+    }
+
+    fn uninstall(&self, index: u32) -> Box<Batch> {
+        let batch = self.slot(index).batch.swap(ptr::null_mut(), Ordering::AcqRel);
+        self.give_back(index);
+        // SAFETY: popped from the free list, so it is owned here; nobody finds it any more.
+        unsafe { Box::from_raw(batch) }
     }
 
     /// The ticket of a member of a batch that is held.
@@ -544,6 +574,14 @@ impl Table {
     pub fn put_queue(&self, queue: &Arc<CompletionQueue>) {
         queue.end();
         lock(&self.queues).spare.push(Arc::clone(queue));
+    }
+
+    /// Takes a queue back that nobody uses any more; what is outstanding to it is thrown away when it comes.
+    pub fn put_queue_when_done(&self, queue: &Arc<CompletionQueue>) {
+        match queue.outstanding() {
+            0 => self.put_queue(queue),
+            _ => queue.abandon(self),
+        }
     }
 
     /// Every queue that was ever made.

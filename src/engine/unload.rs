@@ -43,6 +43,7 @@ impl Core {
     /// Ends a model that is no longer in the table. Returns the receipt: bytes before and after, and what stayed.
     pub fn unload(self: &Arc<Self>, model: &Arc<Model>) -> Value {
         self.leaving.add(model);
+        self.table.spans.remember(model);
         let resident = platform::resident_bytes();
         let weights = model.residence.backend().ok();
         let (mut weight_bytes, mut shared, mut remains) = (0, false, None);

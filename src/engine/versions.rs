@@ -129,7 +129,7 @@ impl Core {
         if self.config.repository.directory.is_none() {
             return Ok(());
         }
-        let order = Order { interrupt: &self.repository.interrupt, progress: &|_| () };
+        let order = Order { interrupt: &self.repository.interrupt, progress: &|_| (), watch: None };
         self.rescan(&order, false)?;
         let Some(poll_ms) = self.config.repository.poll_ms else { return Ok(()) };
         let poll_ns = u64::from(poll_ms) * 1_000_000;
@@ -139,7 +139,7 @@ impl Core {
         }
         let core = Arc::clone(self);
         let poller = spawn("blaze-repository", move || {
-            let order = Order { interrupt: &core.repository.interrupt, progress: &|_| () };
+            let order = Order { interrupt: &core.repository.interrupt, progress: &|_| (), watch: None };
             while !order.interrupt.sleep(poll_ns) {
                 let _ = core.rescan(&order, false); // the error is in the report, and in the log
             }
@@ -163,7 +163,7 @@ impl Core {
                 .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if mine {
-            let order = Order { interrupt: &self.repository.interrupt, progress: &|_| () };
+            let order = Order { interrupt: &self.repository.interrupt, progress: &|_| (), watch: None };
             let _ = self.rescan(&order, false); // the error is in the report, and in the log
         }
         mine
@@ -179,7 +179,9 @@ impl Core {
     /// be loaded before is tried again.
     pub fn rescan(self: &Arc<Self>, order: &Order<'_>, asked: bool) -> Result<Value> {
         let _one_at_a_time = lock(&self.repository.scanning);
+        let began_ns = now_ns();
         let scanned = scan(self.repository_directory()?);
+        self.table.spans.scanned(began_ns);
         let error = scanned.as_ref().err().map(|error| error.message.clone());
         let before = {
             let mut state = lock(&self.repository.state);

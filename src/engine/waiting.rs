@@ -47,7 +47,7 @@ impl Waiting {
 
     fn line(&self, model: &Model) -> &Arc<Line> {
         self.line.get_or_init(|| {
-            Line::new(Kind::Bare, Key::new(), None, &model.signature, &Arc::default(), None, 0)
+            Line::new(Kind::Bare, Key::new(), None, &model.signature, &Arc::default(), None, &Arc::default())
         })
     }
 

@@ -40,7 +40,7 @@ pub fn warm_up(core: &Arc<Core>, model: &Arc<Model>, interrupt: &Interrupt) -> R
             .with(&[("model", (&model.full_name).into())])
             .info("model", format_args!("{} was not warmed up: {error}", model.full_name));
     };
-    let most = if model.joins_rows() { model.config.batching.max_rows as usize } else { 1 };
+    let most = if model.joins_rows() { model.queue.max_rows() } else { 1 };
     let (sizes, must) = sizes(model, most);
     let lines: Vec<Arc<Line>> = match usual {
         Some(line) => vec![line],
@@ -161,7 +161,7 @@ fn run(
     let batch = unsafe { core.table.batch(seat.index) };
     batch.resolved.set(0); // nobody waits for anything
     let work = || -> Result<()> {
-        let (Some(layout), Some(memory)) = (line.layout(), &batch.memory) else { return Ok(()) };
+        let (Some(layout), Some(memory)) = (batch.layout(), &batch.memory) else { return Ok(()) };
         for (part, region) in layout.inputs.iter().zip(&memory.inputs) {
             // SAFETY: the batch is this thread's alone.
             let bytes = unsafe { region.bytes_mut(0, region.size()) };

@@ -19,9 +19,14 @@ use crate::engine::Engine;
 ///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
 ///                     README)}, "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
+///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
 ///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
-///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
+///                     "repository": {"directory" (null), "poll_ms" (null: read once)},
+///                     "tuning": {"mode" ("off"; "observe"; "on"), "level" ("balanced"; "conservative"; "aggressive"),
+///                     "objective" ("throughput"; "latency"), "p99_ms" (null: the goal), "limits" ({}: "max_rows",
+///                     "max_delay_us", "lanes", "intra_op_threads", each [least, most]), "directory" (null: where what
+///                     was learned is kept)}: see blaze_tune_report.
 /// @param out          Receives the engine; destroy it with blaze_engine_destroy.
 /// @param err          Receives the reason of a failure; may be NULL.
 ///

@@ -16,15 +16,17 @@ pub mod event;
 pub mod handles;
 pub mod log;
 pub mod model;
+pub mod profile;
 pub mod queue;
 pub mod reports;
 pub mod request;
 pub mod route;
 pub mod status;
 pub mod tensor;
+pub mod tuning;
 
 /// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 12] = [
+pub const HEADER_PARTS: [(&str, &str); 14] = [
     ("Versions, statuses, errors", "src/ffi/status.rs"),
     ("Handles", "src/ffi/handles.rs"),
     ("Memory of the host's", "src/ffi/allocator.rs"),
@@ -37,4 +39,6 @@ pub const HEADER_PARTS: [(&str, &str); 12] = [
     ("Completion queues", "src/ffi/queue.rs"),
     ("Health and metrics", "src/ffi/reports.rs"),
     ("Logs", "src/ffi/log.rs"),
+    ("Profiling", "src/ffi/profile.rs"),
+    ("Tuning", "src/ffi/tuning.rs"),
 ];

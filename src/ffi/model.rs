@@ -13,6 +13,7 @@ use std::ffi::{c_char, c_void};
 /// @param engine      The engine.
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
+///                    "intra_op_threads" (null: the engine's), "tuning" (true: it may be tuned, if the engine tunes),
 ///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
 ///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},

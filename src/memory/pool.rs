@@ -6,7 +6,7 @@ use super::shelves::{Shelves, Taken};
 use super::space::{ALIGNMENT, CLASSES, Place, Space, block_size, class_of};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
-use crate::sync::{AtomicU64, Mutex, Ordering, lock, try_lock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock, try_lock};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ pub struct Pool {
     limit: AtomicU64,
     /// Held while blocks are taken off the shelves to be freed.
     trimming: Mutex<()>,
+    /// Blocks that were found on a shelf are counted.
+    counts: AtomicBool,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 /// Where a block goes back to.
@@ -124,6 +128,9 @@ impl Pool {
             shelves: Shelves::new(),
             limit: AtomicU64::new(u64::MAX),
             trimming: Mutex::default(),
+            counts: AtomicBool::new(false),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         })
     }
 
@@ -140,7 +147,12 @@ impl Pool {
     #[inline]
     pub fn take(self: &Arc<Self>, size: usize) -> Result<Block> {
         match self.take_idle(size) {
-            Some(block) => Ok(block),
+            Some(block) => {
+                if self.counts.load(Ordering::Relaxed) {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(block)
+            }
             None => self.take_new(size),
         }
     }
@@ -166,6 +178,7 @@ impl Pool {
 
     #[cold]
     fn take_new(self: &Arc<Self>, size: usize) -> Result<Block> {
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let bytes = block_size(size);
         if !self.ledger.try_take(Kind::Buffers, bytes as u64) {
             // A trim takes a whole class off its shelf: what it puts back would do.
@@ -243,6 +256,16 @@ impl Pool {
     pub fn set_limit(&self, bytes: u64) {
         self.limit.store(bytes, Ordering::Relaxed);
         self.trim(bytes);
+    }
+
+    /// Counts blocks that are found on a shelf from now on, or does not any more.
+    pub fn count(&self, counts: bool) {
+        self.counts.store(counts, Ordering::Relaxed);
+    }
+
+    /// Blocks that were found on a shelf while that was counted, and blocks that had to be allocated.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
     /// Bytes of blocks that nobody uses.

@@ -24,12 +24,12 @@ fn thread_cpu_ns(_: &JoinHandle<()>) -> Option<u64> {
     None
 }
 
-/// CPU time that the process has taken so far, in nanoseconds; 0 where the system does not say.
-pub fn process_cpu_ns() -> u64 {
+/// CPU time that the process has taken so far, in nanoseconds; `None` where the system does not say.
+pub fn process_cpu_ns() -> Option<u64> {
     #[cfg(unix)]
-    return read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0);
+    return read(libc::CLOCK_PROCESS_CPUTIME_ID);
     #[cfg(not(unix))]
-    0
+    None
 }
 
 /// The time for which this machine's cores had nothing to do so far, all together, in nanoseconds; `None` where the system

@@ -1,10 +1,17 @@
 //! The batching policy: a pure function of what has come so far, of what runs cost, and of the clock.
 
-use crate::config::BatchingConfig;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Priority levels, lowest first.
 pub const LEVELS: usize = 4;
+
+/// How a model's requests are joined, as it is just now.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub max_rows: usize,
+    pub max_delay_us: u32,
+    pub priority_aging_ms: u32,
+}
 
 /// What a lane sees when it looks at the batch that it would run next.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +47,8 @@ const GAIN_PERCENT: u64 = 110;
 /// more are, waiting pays when the rows come fast compared with what a larger batch saves: when the expected rows, over
 /// the time that they take to come and to run together, are more per second than those here now over their run alone.
 /// It ends when the batch is full, when nobody sends any more, or after the configured delay.
-pub fn decide(view: &View, limits: &BatchingConfig, costs: &Costs, now_ns: u64) -> Decision {
-    let expected = view.expected_rows.min(limits.max_rows as usize);
+pub fn decide(view: &View, limits: &Limits, costs: &Costs, now_ns: u64) -> Decision {
+    let expected = view.expected_rows.min(limits.max_rows);
     let due_ns = view.oldest_ns.saturating_add(u64::from(limits.max_delay_us) * 1000);
     if view.rows >= expected || now_ns >= due_ns {
         return Decision::Dispatch;
@@ -65,7 +72,7 @@ pub fn decide(view: &View, limits: &BatchingConfig, costs: &Costs, now_ns: u64) 
 
 /// How urgent a request is: its level, plus one for every ageing period that it has waited, in nanoseconds.
 /// What waits long enough overtakes any level, so nothing starves.
-pub fn urgency(level: usize, enqueued_ns: u64, limits: &BatchingConfig, now_ns: u64) -> u64 {
+pub fn urgency(level: usize, enqueued_ns: u64, limits: &Limits, now_ns: u64) -> u64 {
     let aging_ns = u64::from(limits.priority_aging_ms) * 1_000_000;
     (level as u64).saturating_mul(aging_ns).saturating_add(now_ns.saturating_sub(enqueued_ns))
 }
@@ -127,8 +134,8 @@ impl Costs {
 mod tests {
     use super::*;
 
-    fn limits() -> BatchingConfig {
-        BatchingConfig { max_rows: 64, max_delay_us: 100, priority_aging_ms: 10, ..BatchingConfig::default() }
+    fn limits() -> Limits {
+        Limits { max_rows: 64, max_delay_us: 100, priority_aging_ms: 10 }
     }
 
     fn view(rows: usize, expected_rows: usize) -> View {

@@ -17,6 +17,9 @@ mod bucket;
 #[path = "../../src/router/random.rs"]
 #[allow(dead_code)]
 mod random;
+#[path = "../../src/profile/ring.rs"]
+#[allow(dead_code)]
+mod ring;
 #[path = "../../src/scheduler/roster.rs"]
 #[allow(dead_code)]
 mod roster;
@@ -38,6 +41,7 @@ mod pool;
 mod relays;
 mod residence;
 mod routing;
+mod spans;
 mod wake_ups;
 
 use loom::cell::UnsafeCell;

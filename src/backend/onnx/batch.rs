@@ -11,6 +11,7 @@ use ort::AsPointer;
 use ort::session::RunOptions;
 use ort::sys;
 use std::ffi::c_char;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,10 +33,24 @@ pub struct OnnxBatch {
     sets_made: usize,
     /// What the run returns where the outputs are not known before.
     returned: Vec<*mut sys::OrtValue>,
+    /// ONNX Runtime profiles the next run.
+    profiled: bool,
 }
 
 // SAFETY: the names are the signature's, which `shared` keeps; values and options have no thread affinity.
 unsafe impl Send for OnnxBatch {}
+
+/// A path as ONNX Runtime takes it.
+fn system_path(path: &Path) -> Option<Vec<ort::sys::os_char>> {
+    #[cfg(windows)]
+    let units = std::os::windows::ffi::OsStrExt::encode_wide(path.as_os_str());
+    #[cfg(not(windows))]
+    let units = path.to_str()?.bytes().map(|byte| byte as ort::sys::os_char);
+    let mut units: Vec<ort::sys::os_char> = units.collect();
+    let ends_early = units.contains(&0);
+    units.push(0);
+    (!ends_early).then_some(units)
+}
 
 /// Run options that another thread uses to stop the run.
 struct Stop {
@@ -67,6 +82,7 @@ impl OnnxBatch {
             options: Arc::new(Stop { options, used: AtomicBool::new(false) }),
             sets: Vec::new(),
             sets_made: 0,
+            profiled: false,
             shared,
             memory,
             layout,
@@ -190,7 +206,25 @@ impl OnnxBatch {
 
 impl Prepared for OnnxBatch {
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
-        memory::within_means(|| self.run_rows(view, interrupt))
+        let result = memory::within_means(|| self.run_rows(view, interrupt));
+        if std::mem::take(&mut self.profiled) {
+            // SAFETY: the options live, and no run uses them now. It cannot fail.
+            let _ = check(unsafe {
+                (ort::api().RunOptionsDisableProfiling)(self.options.options.ptr().cast_mut())
+            });
+        }
+        result
+    }
+
+    fn profile(&mut self, prefix: &Path) -> bool {
+        let Some(prefix) = system_path(prefix) else { return false };
+        // SAFETY: the options live, and no run uses them now; the path ends in a zero. Who stops a run meanwhile sets
+        // a flag of its own.
+        self.profiled = check(unsafe {
+            (ort::api().RunOptionsEnableProfiling)(self.options.options.ptr().cast_mut(), prefix.as_ptr())
+        })
+        .is_ok();
+        self.profiled
     }
 
     fn stopper(&self) -> Option<Stopper> {

@@ -26,6 +26,7 @@ use ort::session::{RunOptions, Session};
 use ort::sys;
 use ort::value::ValueType;
 use std::ffi::CStr;
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -87,8 +88,13 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
 /// What sessions must have in common to be one.
 fn key(request: &LoadRequest<'_>, stamp: &str) -> String {
     let options = request.onnxruntime;
-    let how = (options.arena, options.memory_pattern, options.intra_op_threads, request.config.prepack);
+    let how = (options.arena, options.memory_pattern, intra_op_threads(request), request.config.prepack);
     format!("{stamp}{:?}{how:?}", request.config.providers)
+}
+
+/// Threads that one run may use inside an operator.
+fn intra_op_threads(request: &LoadRequest<'_>) -> u32 {
+    request.config.intra_op_threads.unwrap_or(request.onnxruntime.intra_op_threads)
 }
 
 /// What a load takes, by the sizes of the files.
@@ -101,7 +107,7 @@ pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
     }
     // Reading a file of weights takes up to three quarters of it besides.
     let bytes = files.bytes + files.bytes / 64 + GRAPH_BYTES;
-    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3 })
+    Ok(Estimate { bytes, loading_bytes: files.bytes / 4 * 3, file_bytes: files.bytes })
 }
 
 /// What the smallest graph takes.
@@ -170,7 +176,7 @@ fn commit(
     provider: Provider,
     cpu_allowed: bool,
 ) -> Result<Session, ort::Error> {
-    let threads = request.onnxruntime.intra_op_threads as usize;
+    let threads = intra_op_threads(request) as usize;
     let mut builder = SessionBuilder::new(environment)?
         .with_auto_device(AutoDevicePolicy::Default)?
         .with_intra_threads(threads)?
@@ -356,7 +362,12 @@ impl OnnxModel {
         &self.loaded.shared
     }
 
-    fn run_once(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+    fn run_once(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        profile: Option<&Path>,
+    ) -> Result<Vec<Tensor>> {
         let _entered = self.loaded.shared.account.enter();
         let inner = self.shared().session.inner();
         let allocator = self.shared().session.allocator().ptr().cast_mut();
@@ -374,7 +385,11 @@ impl OnnxModel {
             self.shared().signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
-        let options = Arc::new(RunOptions::new().map_err(|e| failed(&e))?);
+        let mut options = RunOptions::new().map_err(|e| failed(&e))?;
+        if let Some(prefix) = profile {
+            options.enable_profiling(prefix).map_err(|e| failed(&e))?;
+        }
+        let options = Arc::new(options);
         let terminator = Arc::clone(&options);
         let hook = interrupt.hook(Box::new(move || {
             // Sets a flag that ONNX Runtime looks at between operators.
@@ -409,7 +424,20 @@ impl Model for OnnxModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        memory::within_means(|| self.run_once(inputs, interrupt))
+        memory::within_means(|| self.run_once(inputs, interrupt, None))
+    }
+
+    fn run_profiled(
+        &self,
+        inputs: &[Option<Tensor>],
+        interrupt: &Interrupt,
+        prefix: &Path,
+    ) -> Result<Vec<Tensor>> {
+        memory::within_means(|| self.run_once(inputs, interrupt, Some(prefix)))
+    }
+
+    fn has_profiles(&self) -> bool {
+        true
     }
 
     fn prepare(
