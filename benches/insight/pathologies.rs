@@ -166,6 +166,7 @@ fn cases() -> Vec<Case> {
             "one operator takes most of the time",
             "dominant_operator",
             json!({
+                "engine": {"profile": {"level": "detailed"}},
                                 "models": [onnx("large", json!({}))],
                 "load": [closed(&["large"], 784, 1)],
             }),

@@ -174,6 +174,7 @@ impl Core {
             machine_idle_cores: idle.map(|idle| idle / seconds.max(1e-9)),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
             threads: self.crew.size() as u32,
+            intra_op_threads: self.config.onnxruntime.intra_op_threads,
             process_cpu_seconds: since(end.cpu_ns, begin.cpu_ns) as f64 / 1e9,
             models: pictures,
             routes: plans.iter().map(|(_, plan)| picture_of_route(plan, &begin, &end)).collect(),

@@ -9,6 +9,8 @@ pub struct Picture {
     pub cores: u32,
     /// Batches that may be computed at once; 0: the host's own threads do the work.
     pub threads: u32,
+    /// Threads that one run may use inside an operator, for models that have no setting of their own.
+    pub intra_op_threads: u32,
     /// CPU time that the whole process took.
     pub process_cpu_seconds: f64,
     /// Cores on which nothing ran at all, on average, whoever used the others; `None`: the system does not say.

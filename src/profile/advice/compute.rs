@@ -85,6 +85,15 @@ pub fn intra_op_oversubscribed(view: &View<'_>, findings: &mut Vec<Finding>) {
     }
     let better = (cores / at_once).floor().max(1.0);
     let busy = models.iter().map(|seen| seen.busy).fold(0.0, f64::max);
+    let (key, change) = if worst.model.settings.intra_op_threads == view.picture.intra_op_threads {
+        let change = json!({"engine": {"onnxruntime": {"intra_op_threads": better as u32}}});
+        ("onnxruntime.intra_op_threads", change)
+    } else {
+        (
+            "the model's intra_op_threads",
+            json!({"model": worst.model.name, "intra_op_threads": better as u32}),
+        )
+    };
     let score = 0.6 * (1.0 - cores / (each * at_once)) * busy;
     findings.push(Finding {
         bottleneck: "intra_op_oversubscribed",
@@ -102,8 +111,8 @@ pub fn intra_op_oversubscribed(view: &View<'_>, findings: &mut Vec<Finding>) {
              of every operator.",
             each * at_once
         ),
-        advice: format!("Set onnxruntime.intra_op_threads to {better:.0}."),
-        change: json!({"engine": {"onnxruntime": {"intra_op_threads": better as u32}}}),
+        advice: format!("Set {key} to {better:.0}."),
+        change,
         figure: "throughput_rows_per_s",
         expected: worst.rate(1.0 / (1.0 - score)),
     });
@@ -173,14 +182,14 @@ pub fn dominant_operator(view: &View<'_>, findings: &mut Vec<Finding>) {
                 100.0 * operator.share
             ),
             advice: match splits {
-                true => format!("Set onnxruntime.intra_op_threads to {cores:.0}, so that idle cores help with it."),
+                true => format!("Set the model's intra_op_threads to {cores:.0}, so that idle cores help with it."),
                 false => format!(
                     "Have less of it in the model: a quantised or fused {}, or another operator that does the same.",
                     operator.kind
                 ),
             },
             change: match splits {
-                true => json!({"engine": {"onnxruntime": {"intra_op_threads": cores as u32}}}),
+                true => json!({"model": model.name, "intra_op_threads": cores as u32}),
                 false => Value::Null,
             },
             figure: "request_mean_ns",

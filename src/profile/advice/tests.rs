@@ -273,12 +273,16 @@ fn more_threads_than_cores() {
             picture.process_cpu_seconds = cpu_seconds;
             picture.models[0].settings.lanes = 4;
             picture.models[0].settings.intra_op_threads = intra_op;
+            picture.intra_op_threads = intra_op;
             picture.models[0].computed.sum_ns *= 12;
         })
     };
     let finding = first(&threads(8, 15.0));
     assert_eq!(finding.bottleneck, "intra_op_oversubscribed");
     assert_eq!(finding.change, json!({"engine": {"onnxruntime": {"intra_op_threads": 1}}}));
+    let mut own = threads(8, 15.0);
+    own.intra_op_threads = 1;
+    assert_eq!(first(&own).change, json!({"model": "m:1", "intra_op_threads": 1}));
     assert!(!names(&threads(1, 15.0)).contains(&"intra_op_oversubscribed"));
     assert!(!names(&threads(8, 2.0)).contains(&"intra_op_oversubscribed"));
 }
@@ -314,7 +318,7 @@ fn an_operator_that_takes_most_of_the_time() {
     let finding = first(&operators(0.8, 1.5e6, 2.9));
     assert_eq!(finding.bottleneck, "dominant_operator");
     assert_eq!(finding.evidence[0].figure, "/fc2/MatMul");
-    assert_eq!(finding.change, json!({"engine": {"onnxruntime": {"intra_op_threads": 3}}}));
+    assert_eq!(finding.change, json!({"model": "m:1", "intra_op_threads": 3}));
     assert_eq!(first(&operators(0.8, 1.5e6, 0.2)).change, Value::Null);
     assert_eq!(first(&operators(0.8, 5e3, 2.9)).change, Value::Null);
     assert_eq!(names(&operators(0.3, 1.5e6, 2.9)), [] as [&str; 0]);
