@@ -174,9 +174,9 @@ bench-insight: onnxruntime target/bench/models/large.onnx ## measure insight, 8 
 	$(CARGO) bench --locked --bench insight -- $(BENCH)
 
 .PHONY: bench-publish
-bench-publish: ## put the results of the last `make bench`, `bench-memory` and `bench-router` into benches/results/
-	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md target/bench/router.md \
-	    || { echo "there is no full run to publish: make bench, make bench-memory, make bench-router"; exit 1; }
+bench-publish: ## put the results of the last full runs of `make bench`, `bench-memory`, `-router`, `-insight` into benches/results/
+	@grep -qs "a full run" target/bench/throughput.md target/bench/memory.md target/bench/router.md target/bench/insight.md \
+	    || { echo "there is no full run to publish: make bench, bench-memory, bench-router, bench-insight"; exit 1; }
 	@mkdir -p benches/results
 	@if grep -qs "a full run" target/bench/throughput.md; then \
 	    cp -v $(foreach kind,json svg md,target/bench/throughput.$(kind)) benches/results/; fi
@@ -184,6 +184,8 @@ bench-publish: ## put the results of the last `make bench`, `bench-memory` and `
 	    cp -v $(foreach kind,json md,target/bench/memory.$(kind)) benches/results/; fi
 	@if grep -qs "a full run" target/bench/router.md; then \
 	    cp -v $(foreach kind,json md,target/bench/router.$(kind)) benches/results/; fi
+	@if grep -qs "a full run" target/bench/insight.md; then \
+	    cp -v $(foreach kind,json md,target/bench/insight.$(kind)) benches/results/; fi
 
 .PHONY: clean
 clean: ## remove everything built, but not what was fetched
