@@ -6,10 +6,12 @@
 use blaze::ffi::engine::{blaze_engine_create, blaze_engine_destroy, blaze_engine_shutdown, blaze_pump};
 use blaze::ffi::event::{blaze_event, blaze_event_output, blaze_event_release};
 use blaze::ffi::handles::{blaze_engine, blaze_queue};
+use blaze::ffi::log::{blaze_log_configure, blaze_log_set_callback};
 use blaze::ffi::model::{
     blaze_model_find, blaze_model_info, blaze_model_load, blaze_model_load_async, blaze_model_load_memory,
     blaze_model_unload,
 };
+use blaze::ffi::profile::{blaze_profile_report, blaze_profile_start, blaze_profile_stop};
 use blaze::ffi::queue::{blaze_poll, blaze_queue_create, blaze_queue_destroy, blaze_queue_fd, blaze_wait};
 use blaze::ffi::reports::{
     blaze_advice_json, blaze_health, blaze_health_json, blaze_metrics, blaze_metrics_text,
@@ -22,6 +24,7 @@ use blaze::ffi::route::{
 };
 use blaze::ffi::status::{BLAZE_STATUS_NULL_POINTER, BLAZE_STATUS_OK};
 use blaze::ffi::tensor::{BLAZE_DTYPE_F32, blaze_tensor};
+use blaze::ffi::tuning::{blaze_model_configure, blaze_tune, blaze_tune_report};
 use std::mem::zeroed;
 use std::ptr::{null, null_mut};
 
@@ -113,6 +116,14 @@ fn null_is_refused_by_every_export() {
         assert_eq!(blaze_route_info(null_mut(), 1, null_mut(), 0, null_mut()), no);
         assert_eq!(blaze_tenant_set(null_mut(), null(), null_mut()), no);
         assert_eq!(blaze_strategy_register(null_mut(), null(), None, null_mut(), null_mut()), no);
+        assert_eq!(blaze_log_configure(null_mut(), null(), null_mut()), no);
+        assert_eq!(blaze_log_set_callback(null_mut(), None, null_mut(), null_mut()), no);
+        assert_eq!(blaze_profile_start(null_mut(), null(), null_mut()), no);
+        assert_eq!(blaze_profile_stop(null_mut(), null_mut()), no);
+        assert_eq!(blaze_profile_report(null_mut(), 1, null_mut(), 0, null_mut(), null_mut()), no);
+        assert_eq!(blaze_model_configure(null_mut(), 1, null(), null_mut()), no);
+        assert_eq!(blaze_tune(null_mut(), null(), null_mut(), 0, null_mut(), null_mut()), no);
+        assert_eq!(blaze_tune_report(null_mut(), null_mut(), 0, null_mut()), no);
     }
 }
 
