@@ -188,12 +188,6 @@ impl Engine {
         }
     }
 
-    /// For calls that not every benchmark needs.
-    #[allow(dead_code)]
-    pub fn pointer(&self) -> *mut blaze_engine {
-        self.pointer
-    }
-
     /// Runs a request to its end on this call; returns the model that has answered.
     #[inline]
     pub fn infer(&self, request: &Request) -> blaze_model {
