@@ -282,7 +282,7 @@ impl Seen {
 
     /// Holds a model's latest second against what is usual for it.
     fn watch(&mut self, core: &Core, model: &Model) {
-        let total = model.traffic.totals().total;
+        let total = model.traffic.total_times();
         let watch = self.watches.entry(model.full_name().to_owned()).or_default();
         let latest = total.since(&watch.total);
         if latest.count() < FEW {

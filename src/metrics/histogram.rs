@@ -9,6 +9,9 @@ const STEP_BITS: u32 = STEPS.trailing_zeros();
 const MAX_BITS: u32 = 42;
 const BUCKETS: usize = ((MAX_BITS - STEP_BITS + 1) as usize) * STEPS as usize;
 
+/// Buckets that have values in them are mostly fewer.
+const USUAL: usize = 96;
+
 /// Counts values; recording takes a few nanoseconds and no lock.
 pub struct Histogram {
     buckets: Box<[AtomicU64]>,
@@ -136,6 +139,7 @@ pub struct Counts {
 impl Counts {
     fn add_buckets(&mut self, others: impl Iterator<Item = (u16, u64)>) {
         if self.buckets.is_empty() {
+            self.buckets.reserve(USUAL);
             self.buckets.extend(others);
             return;
         }

@@ -130,6 +130,19 @@ impl Traffic {
     /// All that was counted so far.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
+        self.add_to(&mut totals);
+        totals
+    }
+
+    /// How long requests took in all, of those that ended well.
+    pub fn total_times(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.each().for_each(|stripe| stripe.total.add_to(&mut counts));
+        counts
+    }
+
+    /// Adds all that was counted so far.
+    fn add_to(&self, totals: &mut Totals) {
         for stripe in self.each() {
             for (total, counter) in totals.outcomes.iter_mut().zip(&stripe.outcomes) {
                 *total += counter.get();
@@ -146,7 +159,6 @@ impl Traffic {
             stripe.batch_rows.add_to(&mut totals.batch_rows);
             stripe.patience.add_to(&mut totals.patience);
         }
-        totals
     }
 }
 
@@ -245,8 +257,8 @@ impl Fleet {
         traffic
     }
 
-    /// Has `look` see every model's that can still count, and all that is left of the others.
-    fn each(&self, mut look: impl FnMut(&Traffic)) -> Totals {
+    /// Has `look` see every model's that can still count, and then `rest` all that is left of the others.
+    fn each<R>(&self, mut look: impl FnMut(&Traffic), rest: impl FnOnce(&Totals) -> R) -> R {
         let (live, past) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|traffic| {
             // Nobody else has it, so nobody counts in it any more.
@@ -257,24 +269,24 @@ impl Fleet {
             }
             !is_over
         });
-        past.clone()
+        rest(past)
     }
 
     pub fn totals(&self) -> Totals {
-        let mut sum = Totals::default();
-        let past = self.each(|traffic| sum.add(&traffic.totals()));
-        sum.add(&past);
-        sum
+        let sum = std::cell::RefCell::new(Totals::default());
+        self.each(|traffic| traffic.add_to(&mut sum.borrow_mut()), |past| sum.borrow_mut().add(past));
+        sum.into_inner()
     }
 
     /// Requests that have ended, and batches that have been run.
     pub fn progress(&self) -> (u64, u64) {
         let (mut ended, mut batches) = (0, 0);
-        let past = self.each(|traffic| {
+        let count = |traffic: &Traffic| {
             ended += traffic.ended();
             batches += traffic.batches();
-        });
-        (ended + past.ended(), batches + past.batches)
+        };
+        let past = self.each(count, |past| (past.ended(), past.batches));
+        (ended + past.0, batches + past.1)
     }
 }
 
