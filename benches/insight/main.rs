@@ -6,14 +6,12 @@
 // Not every wrapper and goal is needed here.
 #[allow(dead_code)]
 #[path = "../router/abi.rs"]
-#[allow(dead_code)]
 mod abi;
 mod host;
 mod overhead;
 mod pathologies;
 #[allow(dead_code)]
 #[path = "../memory/report.rs"]
-#[allow(dead_code)]
 mod report;
 #[path = "../common/table.rs"]
 mod table;

@@ -1,7 +1,7 @@
 //! Rules about what comes in, what is handed out, and what fails on the way.
 
 use super::finding::{Finding, Subject, evidence};
-use super::view::{View, duration, score_of_speedup, share};
+use super::view::{View, duration, share};
 use crate::profile::{RoutePicture, TargetPicture};
 use serde_json::{Value, json};
 
@@ -203,7 +203,8 @@ pub fn queue_capacity(view: &View<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let taken = view.picture.places_taken / f64::from(places.max(1));
-    let times = (1.0 / (1.0 - part)).clamp(4.0, 64.0);
+    // What came at once, and as much again, for what is not released yet when more comes.
+    let times = (2.0 / (1.0 - part)).clamp(4.0, 64.0);
     let wanted = ((f64::from(places) * times) as u32).next_power_of_two().min(1 << 24);
     // If few of them are taken, it is some completion queue that is full.
     if taken < 0.02 || wanted <= places {
@@ -212,7 +213,7 @@ pub fn queue_capacity(view: &View<'_>, findings: &mut Vec<Finding>) {
     findings.push(Finding {
         bottleneck: "queue_capacity",
         subject: Subject::Engine,
-        score: part.max(score_of_speedup(1.0)),
+        score: part,
         evidence: evidence([
             ("refused with QUEUE_FULL", part, "share of submits"),
             ("queue.capacity", f64::from(places), "requests"),
