@@ -128,7 +128,7 @@ impl<'e> Rig<'e> {
         let began = now_ns();
         let mut now = began;
         while now < began + for_ns {
-            for model in 0..models {
+            for (model, done) in done.iter_mut().enumerate() {
                 let (request, queue) = (&mut self.requests[model], &mut self.queues[model]);
                 request.request.user_data = now_ns();
                 while self.in_flight[model] < each {
@@ -145,7 +145,7 @@ impl<'e> Rig<'e> {
                         fail(&format!("a request has failed with status {}", ended.status));
                     }
                     // Some are enough.
-                    if seen % 8 == 0 {
+                    if seen.is_multiple_of(8) {
                         times.push(ended.user_data);
                     }
                     seen += 1;
@@ -154,13 +154,21 @@ impl<'e> Rig<'e> {
                 let first = times.len() - seen.div_ceil(8) as usize;
                 times[first..].iter_mut().for_each(|time| *time = now.saturating_sub(*time));
                 self.in_flight[model] -= count;
-                done[model] += count as u64;
+                *done += count as u64;
             }
         }
         let seconds = (now - began) as f64 / 1e9;
         times.sort_unstable();
         let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or(0);
         Slice { rates: done.iter().map(|&done| done as f64 / seconds).collect(), p99_ms: p99 as f64 / 1e6 }
+    }
+
+    /// For a turn: how fast it is as it is set.
+    fn best(&mut self) -> f64 {
+        self.slice(SLICE_NS / 4); // awake
+        let rate = self.slice(SLICE_NS).rate();
+        self.finish();
+        rate
     }
 
     fn finish(&mut self) {
@@ -211,9 +219,12 @@ fn grid(bench: &Bench, rig: &mut Rig<'_>, goal_ms: f64) -> (Value, f64, f64) {
 struct Run {
     slices: Vec<Slice>,
     ended: Value,
+    /// How fast it was in the end, and what it was compared with, in turn with it.
+    rate: f64,
+    other: f64,
 }
 
-fn tuned(bench: &Bench, models: &[Model], tuning: &Value) -> Run {
+fn tuned(bench: &Bench, models: &[Model], tuning: &Value, mut other: impl FnMut() -> f64) -> Run {
     let engine = engine(tuning);
     let mut rig = Rig::new(&engine, models, &settings(2, 2_000, 1));
     let most = bench.pick(15_000_000_000, 30_000_000_000) / SLICE_NS;
@@ -229,7 +240,14 @@ fn tuned(bench: &Bench, models: &[Model], tuning: &Value) -> Run {
         }
     }
     let ended = rig.report();
-    rig.finish();
+    // The machine is not as fast in one minute as in another.
+    let mut pairs = Vec::new();
+    for _ in 0..11 {
+        rig.slice(SLICE_NS / 4); // awake
+        let own = rig.slice(SLICE_NS).rate();
+        rig.finish();
+        pairs.push((own, other()));
+    }
     if std::env::var_os("BLAZE_STEPS").is_some() {
         for model in ended["models"].as_array().into_iter().flatten() {
             eprintln!("{}: {}", model["name"], model["settings"]);
@@ -238,16 +256,16 @@ fn tuned(bench: &Bench, models: &[Model], tuning: &Value) -> Run {
             }
         }
     }
-    Run { slices, ended }
+    let rate = median(pairs.iter().map(|pair| pair.0).collect());
+    let other = median(pairs.iter().map(|pair| pair.1).collect());
+    Run { slices, ended, rate, other }
 }
 
-/// How fast it was at the end, and after how many seconds it was first as fast as this for a second.
-fn end_of(run: &Run, goal: f64) -> (f64, Option<f64>) {
+/// After how many seconds it was first as fast as this for a second.
+fn reached(run: &Run, goal: f64) -> Option<f64> {
     let rates: Vec<f64> = run.slices.iter().map(Slice::rate).collect();
-    let last = rates.len().saturating_sub(15);
     let first = rates.windows(5).position(|five| five.iter().sum::<f64>() / 5.0 >= goal);
-    let seconds = |slices: usize| slices as f64 * SLICE_NS as f64 / 1e9;
-    (median(rates[last..].to_vec()), first.map(|slices| seconds(slices + 5)))
+    first.map(|slices| (slices + 5) as f64 * SLICE_NS as f64 / 1e9)
 }
 
 fn describe(run: &Run) -> String {
@@ -273,7 +291,7 @@ pub fn measure(bench: &mut Bench) {
     for (name, models) in cases {
         let plain = engine(&json!({}));
         let mut rig = Rig::new(&plain, models, &settings(64, 200, 1));
-        let (best, mut rate, _) = grid(bench, &mut rig, f64::INFINITY);
+        let (best, rate, _) = grid(bench, &mut rig, f64::INFINITY);
         bench.add(
             format!("{name}: best point of the grid"),
             rate,
@@ -282,13 +300,11 @@ pub fn measure(bench: &mut Bench) {
             best.to_string(),
         );
         for level in ["balanced", "aggressive"] {
-            let run = tuned(bench, models, &json!({"mode": "on", "level": level}));
-            // Again, right after: the machine may not be as fast as it was.
             rig.configure(&best);
-            rig.slice(SLICE_NS);
-            let again = median((0..5).map(|_| rig.slice(SLICE_NS).rate()).collect());
-            rate = (rate + again) / 2.0;
-            let (end, reached) = end_of(&run, SHARE * rate);
+            rig.finish();
+            let run = tuned(bench, models, &json!({"mode": "on", "level": level}), || rig.best());
+            let (end, rate) = (run.rate, run.other);
+            let reached = reached(&run, SHARE * rate);
             let note =
                 format!("{end:.0} requests/s, {:.0} at first; {}", run.slices[0].rate(), describe(&run));
             bench.add(
@@ -316,23 +332,23 @@ fn goals(bench: &mut Bench) {
         let (_, _, p99_ms) = grid(bench, &mut rig, f64::INFINITY);
         // Twice what the fastest point has, which bad settings do not.
         let goal_ms = 2.0 * p99_ms;
-        let (best, rate, _) = grid(bench, &mut rig, goal_ms);
+        let (best, ..) = grid(bench, &mut rig, goal_ms);
+        rig.configure(&best);
         rig.finish();
         for level in ["balanced", "aggressive"] {
             let tuning = json!({"mode": "on", "level": level, "objective": "latency", "p99_ms": goal_ms});
-            let run = tuned(bench, &models, &tuning);
+            let run = tuned(bench, &models, &tuning, || rig.best());
             let (mut now, mut longest) = (0, 0);
             for slice in &run.slices {
                 now = if slice.p99_ms > goal_ms { now + 1 } else { 0 };
                 longest = longest.max(now);
             }
-            let (end, _) = end_of(&run, 0.0);
             let broken = run.slices.iter().filter(|slice| slice.p99_ms > goal_ms).count();
             let note = format!(
                 "goal {goal_ms:.2} ms, {:.2} ms at first; {broken} of {} windows above; {:.2} of the best point {best}; {}",
                 run.slices[0].p99_ms,
                 run.slices.len(),
-                end / rate,
+                run.rate / run.other,
                 describe(&run),
             );
             bench.add(
