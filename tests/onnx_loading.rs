@@ -160,6 +160,7 @@ fn model_info_says_what_a_model_is() {
             "buckets": [], "axes": {},
         },
         "lanes": 2,
+        "intra_op_threads": 1,
         "pinned": true,
         "providers": ["cpu"],
         "provider": "cpu",
