@@ -288,7 +288,9 @@ fn describe(run: &Run) -> String {
 pub fn measure(bench: &mut Bench) {
     let cases: [(&str, &[Model]); 4] =
         [("tiny", &[TINY]), ("small", &[SMALL]), ("large", &[LARGE]), ("mixed", &[TINY, SMALL, LARGE])];
-    for (name, models) in cases {
+    let only = std::env::var("BLAZE_CASE").ok();
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    for (name, models) in cases.into_iter().filter(|(name, _)| is_wanted(name)) {
         let plain = engine(&json!({}));
         let mut rig = Rig::new(&plain, models, &settings(64, 200, 1));
         let (best, rate, _) = grid(bench, &mut rig, f64::INFINITY);
@@ -321,7 +323,9 @@ pub fn measure(bench: &mut Bench) {
         }
         rig.finish();
     }
-    goals(bench);
+    if is_wanted("goals") {
+        goals(bench);
+    }
 }
 
 /// With a goal for the p99.

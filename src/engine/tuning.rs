@@ -20,6 +20,8 @@ const MS: u64 = 1_000_000;
 /// A window is so long at least, and at most if a model has not run enough batches in it.
 const WINDOW_NS: (u64, u64) = (100 * MS, 400 * MS);
 const ENOUGH_BATCHES: u64 = 16;
+/// Where repeated windows lie so far apart, they are twice as long.
+const NOISY: f64 = 0.15;
 /// How often to look whether it is over.
 const LOOK_NS: u64 = 25 * MS;
 /// After a change requests that came before it are left out, for as long as the slowest of them take: at least and at most.
@@ -184,7 +186,10 @@ impl Core {
                             before.get(key).map_or(0, |before| model.traffic.batches() - before.batches);
                         (1..ENOUGH_BATCHES).contains(&count)
                     };
-                    if elapsed < WINDOW_NS.0 || (elapsed < WINDOW_NS.1 && models.iter().any(few)) {
+                    let noise = online.tuner.noise();
+                    let least = WINDOW_NS.0 + (noise / NOISY * WINDOW_NS.0 as f64) as u64;
+                    let least = least.min(WINDOW_NS.1 / 2);
+                    if elapsed < least || (elapsed < WINDOW_NS.1 && models.iter().any(few)) {
                         return now + LOOK_NS.min(WINDOW_NS.0.saturating_sub(elapsed).max(LOOK_NS));
                     }
                     let seen = self.window_of(&models, before, elapsed);

@@ -50,8 +50,8 @@ pub enum Move {
 }
 
 const ALL: [Move; 9] = [
-    Move::MoreLanes,
     Move::MoreRows,
+    Move::MoreLanes,
     Move::Split,
     Move::FewerRows,
     Move::LessDelay,

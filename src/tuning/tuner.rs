@@ -89,6 +89,8 @@ const NEIGHBOUR: f64 = 0.8;
 const CLEAR: f64 = 0.2;
 /// Windows that lie further apart take more of them to judge by.
 const NOISY: f64 = 0.05;
+/// So many rounds more, at most.
+const MORE_ROUNDS: usize = 4;
 /// How far repeated windows lie apart, before anything is known.
 const NOISE: f64 = 0.03;
 /// When the load is so many times what it was, or so much less, the search begins anew.
@@ -409,28 +411,53 @@ impl Tuner {
             }
         }
         let by_latency = self.goal.objective == Objective::Latency && self.goal.p99_ns == 0;
-        let (paid, harm) = match by_latency {
-            true => (p99_without / p99_with.max(1.0), gain < 0.95),
-            false => (gain, least < NEIGHBOUR),
+        // What it has paid, whether somebody would lose too much by it, and the figure that says so, as a part of what is
+        // allowed.
+        let (paid, harm, worth) = match by_latency {
+            true => (p99_without / p99_with.max(1.0), gain < 0.95, gain / 0.95),
+            false => (gain, least < NEIGHBOUR, least / NEIGHBOUR),
         };
         let noise = match by_latency {
             true => self.noise * 2.0,
             false => self.noise * (ratios.len().max(1) as f64).sqrt(),
         };
-        if harm {
-            return (Verdict::Revert, paid);
-        }
         // The more windows lie apart, the more of them it takes.
         let rounds = match trial.mv.is_costly() {
             true => 1,
-            false => self.boldness.rounds + (self.noise / NOISY) as usize,
+            false => self.boldness.rounds + ((self.noise / NOISY) as usize).min(MORE_ROUNDS),
         };
-        let needed = self.boldness.gain.max(2.0 * noise / (round as f64).sqrt());
+        // How far off what was seen so far may be.
+        let doubt = (2.0 * noise / (round as f64).sqrt()).min(0.5);
+        // What larger batches are for is that a row costs less, which is seen far better than what comes of it.
+        let cheaper = cheaper(trial);
+        let saves = trial.mv == Move::MoreRows && cheaper > 1.0 + 2.0 * self.boldness.gain && !by_latency;
+        let wastes = trial.mv == Move::FewerRows && cheaper < 1.0 - self.boldness.gain;
+        if saves {
+            let verdict = match round {
+                1 if paid > 1.0 + CLEAR && !harm => Verdict::Keep,
+                1 => Verdict::More,
+                _ if paid > 1.0 - doubt / 2.0 && !harm => Verdict::Keep,
+                _ if round < rounds => Verdict::More,
+                _ if paid > 1.0 - doubt && worth > 1.0 - doubt => Verdict::Keep,
+                _ => Verdict::Revert,
+            };
+            return (verdict, paid);
+        }
+        // A single window says little where they lie far apart.
+        let is_hasty = round == 1 && self.noise > NOISY * 2.0 && !trial.mv.is_costly();
+        if is_hasty && (0.5..1.0 + 5.0 * noise).contains(&paid) {
+            return (Verdict::More, paid);
+        }
+        if harm && (round >= rounds || worth < 1.0 - doubt) {
+            return (Verdict::Revert, paid);
+        }
+        let needed = self.boldness.gain.max(doubt);
         // What can pay much at once; others that seem to are more likely luck.
         let clear = trial.mv.is_upward() && paid > 1.0 + CLEAR.max(5.0 * noise);
         let verdict = match round {
             _ if clear => Verdict::Keep,
-            _ if paid < 1.0 - noise / 2.0 => Verdict::Revert,
+            _ if wastes && paid < 1.0 + 2.0 * needed => Verdict::Revert,
+            _ if paid < 1.0 - doubt / 2.0 => Verdict::Revert,
             _ if round >= rounds && paid > 1.0 + needed => Verdict::Keep,
             // It may be worth something: a closer look.
             _ if round < 3 * rounds && paid > 1.0 + needed / 3.0 => Verdict::More,
@@ -459,6 +486,19 @@ impl Tuner {
             kept,
         });
     }
+}
+
+/// By what factor the trial's model computes more rows in the same time; 1 if too little is known.
+fn cheaper(trial: &Trial) -> f64 {
+    let rows_per_ns = |pictures: &[Picture]| {
+        let of = |picture: &Picture| {
+            let window = &picture.get(&trial.model)?.window;
+            (window.batch_ns > 0.0).then(|| window.batch_rows / window.batch_ns)
+        };
+        median(pictures.iter().filter_map(of).collect())
+    };
+    let factor = rows_per_ns(&trial.with) / rows_per_ns(&trial.without);
+    if factor.is_finite() { factor } else { 1.0 }
 }
 
 /// The highest p99 of all models.

@@ -31,7 +31,8 @@ impl Table {
         self.each(|pin| {
             let members = self.slot(pin.index).claims.counts().members;
             let count = (members - pin.resolved.count(members)) as u64;
-            let count = count.saturating_sub(pin.unresolved_children(members));
+            let children = if pin.has_routed() { pin.unresolved_children(members) } else { 0 };
+            let count = count.saturating_sub(children);
             if count > 0 && !pin.line.is_for_jobs() {
                 let model = models.entry(pin.line.traffic.key()).or_default();
                 model.0 += count;

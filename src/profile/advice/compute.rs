@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 const IDLE_CORE: f64 = 0.4;
 /// As many batches must wait: half of one always does where requests come evenly, and is joined while the lane computes.
 const LEAST_BACKLOG: f64 = 0.8;
+/// Runs that requests wait for where lanes are too few, unless batches are full.
+const LONG_WAIT: f64 = 1.25;
 /// How many lanes more are proposed at once.
 const MOST_TIMES: f64 = 8.0;
 const MOST_LANES: f64 = 256.0;
@@ -20,7 +22,11 @@ pub fn lane_saturated(view: &View<'_>, findings: &mut Vec<Finding>) {
         let busy = if model.on_shared_threads { seen.busy.max(view.shared_busy()) } else { seen.busy };
         // What does not compute on the CPU needs no core.
         let has_room = view.idle_cores >= IDLE_CORE || !(seen.is_on_cpu() || model.on_shared_threads);
-        if busy < 0.75 || seen.backlog < LEAST_BACKLOG || !has_room || threads < 1.0 {
+        // Who comes while a lane computes waits for a part of that run; batches that are not full take in whatever comes.
+        let run_ns = model.computed.mean_ns();
+        let is_waiting = seen.has_full_batches() || model.queued.mean_ns() >= LONG_WAIT * run_ns;
+        let is_behind = seen.backlog >= LEAST_BACKLOG && is_waiting;
+        if busy < 0.75 || !is_behind || !has_room || threads < 1.0 {
             continue;
         }
         // A lane that computes takes a core, and others only as much as is idle.
