@@ -170,7 +170,7 @@ bench-router: onnxruntime ## measure routes, 5 minutes; BENCH="--quick" or BENCH
 	$(CARGO) bench --locked --bench router -- $(BENCH)
 
 .PHONY: bench-insight
-bench-insight: onnxruntime target/bench/models/large.onnx ## measure insight, 8 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
+bench-insight: onnxruntime target/bench/models/large.onnx ## measure insight, 13 minutes; BENCH="--quick" or BENCH=FILTER: see benches/README.md
 	$(CARGO) bench --locked --bench insight -- $(BENCH)
 
 .PHONY: bench-publish

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Instant;
 
 const USAGE: &str = "usage: insight [--quick] [FILTER]
-  --quick  much shorter: about 60 s instead of 8 minutes
+  --quick  much shorter: about 5 minutes instead of 13
   FILTER   only one part: overhead, pathologies, tuning";
 
 /// Adds its rows.

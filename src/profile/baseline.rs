@@ -1,7 +1,7 @@
 //! Whether something takes longer than it used to: its 99th percentile, held against what that usually is.
 
 /// So many windows are looked at before anything is said.
-const LEARNING: u32 = 5;
+const LEARNING: usize = 5;
 /// Windows in a row that make it slow, and well again.
 const PATIENCE: u32 = 3;
 /// Slow is what takes so many times as long as usual, …
@@ -19,7 +19,8 @@ const STILL_SLOW: f64 = 0.005;
 #[derive(Clone, Debug, Default)]
 pub struct Baseline {
     usual_ns: f64,
-    windows: u32,
+    /// The first windows, of which the one in the middle is usual: a machine's own pauses are in some.
+    first: Vec<f64>,
     /// Windows in a row that would change the verdict.
     contrary: u32,
     slow: bool,
@@ -29,10 +30,12 @@ impl Baseline {
     /// Takes note of a window's 99th percentile. Returns whether it is slow, if that has just changed.
     pub fn add(&mut self, p99_ns: u64) -> Option<bool> {
         let p99 = p99_ns as f64;
-        if self.windows == 0 {
-            self.usual_ns = p99;
+        if self.first.len() < LEARNING {
+            self.first.push(p99);
+            self.first.sort_by(f64::total_cmp);
+            self.usual_ns = self.first[self.first.len() / 2];
+            return None;
         }
-        self.windows = self.windows.saturating_add(1);
         let is_contrary = match self.slow {
             true => p99 < self.usual_ns * WELL,
             false => p99 > (self.usual_ns * SLOW).max(self.usual_ns + SLOW_NS),
@@ -42,10 +45,10 @@ impl Baseline {
             (false, true) => STILL_SLOW,
             (false, false) => WORSE,
         };
-        // While it learns, the first figures count alike.
-        let learns = if self.windows <= LEARNING { 1.0 / f64::from(self.windows) } else { learns };
-        self.usual_ns += (p99 - self.usual_ns) * learns;
-        self.contrary = if is_contrary && self.windows > LEARNING { self.contrary + 1 } else { 0 };
+        // However long a pause was, it is one window's.
+        let believed = if self.slow { p99 } else { p99.min(self.usual_ns * SLOW) };
+        self.usual_ns += (believed - self.usual_ns) * learns;
+        self.contrary = if is_contrary { self.contrary + 1 } else { 0 };
         if self.contrary < PATIENCE {
             return None;
         }
@@ -55,7 +58,7 @@ impl Baseline {
 
     /// What is usual; 0 before enough is known.
     pub fn usual_ns(&self) -> u64 {
-        if self.windows < LEARNING { 0 } else { self.usual_ns as u64 }
+        if self.first.len() < LEARNING { 0 } else { self.usual_ns as u64 }
     }
 
     pub fn is_slow(&self) -> bool {
