@@ -1,8 +1,8 @@
-//! What holds an engine back, with evidence, and what to do about it: pure rules over a [`Picture`].
+//! What holds an engine back, with evidence, and what to do about it: pure rules over a `Picture`.
 //!
 //! A rule looks at one picture and says what it finds, if anything. What is found is scored on one scale, the share of
 //! time or of requests that a cure would win, so that rules can be held against each other without knowing each other.
-//! The one thing that they must know is kept in one table, [`EXPLAINS`]: which finding has which others as symptoms.
+//! The one thing that they must know is kept in one table, `EXPLAINS`: which finding has which others as symptoms.
 
 mod batching;
 mod compute;
