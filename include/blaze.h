@@ -1121,7 +1121,7 @@ typedef uint32_t blaze_metrics_format;
 /// @param engine  The engine.
 /// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
 ///
-/// May be asked at any rate: beyond 16 times in 10 ms, answers are that old.
+/// May be asked at any rate: beyond 16 times in 10 ms, depths and bytes may be that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
@@ -1147,7 +1147,8 @@ blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
 ///
-/// May be asked at any rate: beyond 16 times in 100 ms, answers are that old.
+/// May be asked at any rate: beyond 16 times in 100 ms, numbers may be that old, but for those of models and routes that
+/// have changed.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
 blaze_status blaze_health_json(blaze_engine *engine,

@@ -9,6 +9,7 @@ use crate::clock::now_ns;
 use crate::router::Bars;
 use crate::sync::{Mutex, Ordering, lock};
 use serde_json::{Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// The engine's health in numbers.
@@ -58,7 +59,8 @@ pub struct Cached<T> {
 struct Kept<T> {
     window_began_ns: u64,
     asked: u32,
-    latest: Option<T>,
+    /// With what things were like that are never told late.
+    latest: Option<(u64, T)>,
 }
 
 impl<T: Clone> Cached<T> {
@@ -66,22 +68,22 @@ impl<T: Clone> Cached<T> {
         Cached { window_ns, kept: Mutex::new(Kept { window_began_ns: 0, asked: 0, latest: None }) }
     }
 
-    /// The latest answer, or a new one, unless many were found just now.
-    fn get(&self, now: u64, find: impl FnOnce() -> T) -> T {
+    /// The latest answer if many were found just now and things are as they were, or else a new one.
+    fn get(&self, now: u64, state: u64, find: impl FnOnce() -> T) -> T {
         let mut kept = lock(&self.kept);
         if now.saturating_sub(kept.window_began_ns) >= self.window_ns {
             (kept.window_began_ns, kept.asked) = (now, 0);
         }
         kept.asked = kept.asked.saturating_add(1);
         if kept.asked > FRESH
-            && let Some(latest) = &kept.latest
+            && let Some((_, latest)) = kept.latest.as_ref().filter(|(then, _)| *then == state)
         {
             return latest.clone();
         }
         // Not under the lock: finding out takes others.
         drop(kept);
         let found = find();
-        lock(&self.kept).latest = Some(found.clone());
+        lock(&self.kept).latest = Some((state, found.clone()));
         found
     }
 }
@@ -134,18 +136,34 @@ impl Engine {
     pub fn health(&self) -> HealthSnapshot {
         let core = self.core();
         core.look_if_due();
-        core.health_cache.numbers.get(now_ns(), || core.health())
+        core.health_cache.numbers.get(now_ns(), core.condition(), || core.health())
     }
 
     /// The engine's health with every model's, and the libraries in use. Cheap at any rate.
     pub fn health_json(&self) -> Arc<str> {
         let core = self.core();
         core.look_if_due();
-        core.health_cache.text.get(now_ns(), || core.health_report().to_string().into())
+        core.health_cache.text.get(now_ns(), core.condition(), || core.health_report().to_string().into())
     }
 }
 
 impl Core {
+    /// A number that changes when a model or a route does: comes, goes, leaves memory, fails. Cheap.
+    fn condition(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.models.changes(), self.table.is_closed(), self.metrics.evictions.get()).hash(&mut hasher);
+        self.models.each(|model| {
+            let residence = &model.residence;
+            (residence.epoch(), residence.is_away(), model.failures(), model.is_lost()).hash(&mut hasher);
+            model.performance.is_slow.load(Ordering::Relaxed).hash(&mut hasher);
+        });
+        self.routes.each(|plan| {
+            let states = plan.targets.iter().map(|target| (target.bars(), target.breaker.state() as u64));
+            states.for_each(|state| state.hash(&mut hasher));
+        });
+        hasher.finish()
+    }
+
     pub(super) fn health(&self) -> HealthSnapshot {
         let mut health = HealthSnapshot {
             accepting: !self.table.is_closed(),
@@ -323,9 +341,9 @@ mod tests {
 
     #[test]
     fn who_asks_seldom_gets_a_new_answer_and_who_asks_often_the_latest() {
-        let (cached, found) = (Cached::new(1000), Cell::new(0));
+        let (cached, found, state) = (Cached::new(1000), Cell::new(0), Cell::new(1));
         let ask = |now| {
-            cached.get(now, || {
+            cached.get(now, state.get(), || {
                 found.set(found.get() + 1);
                 found.get()
             })
@@ -334,6 +352,8 @@ mod tests {
             assert_eq!(ask(5000), at, "the first few are new");
         }
         assert_eq!((ask(5100), ask(5999), found.get()), (FRESH, FRESH, FRESH));
-        assert_eq!((ask(6000), ask(6001)), (FRESH + 1, FRESH + 2));
+        state.set(2);
+        assert_eq!((ask(5999), ask(5999)), (FRESH + 1, FRESH + 1), "what has changed is told at once");
+        assert_eq!((ask(6000), ask(6001)), (FRESH + 2, FRESH + 3));
     }
 }

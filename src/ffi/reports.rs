@@ -115,7 +115,7 @@ sized!(blaze_metrics_info since batch_wait);
 /// @param engine  The engine.
 /// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
 ///
-/// May be asked at any rate: beyond 16 times in 10 ms, answers are that old.
+/// May be asked at any rate: beyond 16 times in 10 ms, depths and bytes may be that old.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; INVALID_STRUCT.
 #[unsafe(no_mangle)]
@@ -176,7 +176,8 @@ pub unsafe extern "C" fn blaze_health(
 /// @param capacity  Bytes at `buffer`.
 /// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
 ///
-/// May be asked at any rate: beyond 16 times in 100 ms, answers are that old.
+/// May be asked at any rate: beyond 16 times in 100 ms, numbers may be that old, but for those of models and routes that
+/// have changed.
 /// Never blocks for long. Threads: any.
 /// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]

@@ -59,7 +59,7 @@ static void a_run_that_fails_says_why_and_the_next_one_works(void) {
         CHECK_INT(metrics.requests_accepted, 6);
         CHECK_INT(metrics.requests_ok, 3);
         CHECK_INT(metrics.requests_failed, 3);
-        char text[16384];
+        static char text[65536];
         CHECK_STATUS(blaze_metrics_text(rig.engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
         CHECK_TEXT(text, "blaze_requests_total{outcome=\"failed\"} 3\n");
         CHECK_TEXT(text, "blaze_model_requests_total{model=\"mock:1\",outcome=\"ok\"} 3\n");

@@ -201,7 +201,7 @@ static void after_shutdown_nothing_is_taken_in_but_questions_are_answered(void) 
     CHECK_STATUS(blaze_queue_create(rig.engine, 8, &queue, NULL), SHUT_DOWN);
     CHECK_STATUS(blaze_cancel(rig.engine, held.ticket), NOT_FOUND);
 
-    char text[8192];
+    static char text[65536];
     blaze_health_info health = BLAZE_HEALTH_INFO_INIT;
     blaze_metrics_info metrics = BLAZE_METRICS_INFO_INIT;
     CHECK_STATUS(blaze_health(rig.engine, &health), OK);
