@@ -1,8 +1,8 @@
 //! The configuration of an engine.
 
 use super::{
-    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, object, objects,
-    optional_object, parse, require,
+    LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, TuningMode, object,
+    objects, optional_object, parse, require,
 };
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -164,6 +164,11 @@ impl EngineConfig {
         )?;
         require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
         config.log.check("log.")?;
+        require(
+            config.metrics.histograms || config.tuning.mode == TuningMode::Off,
+            "metrics.histograms",
+            "must be true unless tuning.mode is \"off\", which measures with them",
+        )?;
         if let Some(profile) = &config.profile {
             profile.check("profile.")?;
         }
@@ -253,6 +258,8 @@ mod tests {
         EngineConfig::from_json(r#"{"repository": {"directory": "d", "poll_ms": 10}}"#).unwrap();
         assert!(message(r#"{"profile": {"spans": 1}}"#).starts_with("profile.spans: "));
         assert!(message(r#"{"profile": {"level": "x"}}"#).starts_with("profile.level: "));
+        let blind = r#"{"metrics": {"histograms": false}, "tuning": {"mode": "observe"}}"#;
+        assert!(message(blind).starts_with("metrics.histograms: "), "{}", message(blind));
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
         assert!(message("[]").contains("expected an object"));

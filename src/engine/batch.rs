@@ -373,8 +373,10 @@ impl Batch {
     /// Takes note of how much time a member with a deadline was given; for who has a hold on the batch.
     pub fn note_patience(&self, member: usize) {
         let (deadline_ns, submitted_ns) = (self.deadline_of(member), self.submitted_ns(member));
-        if deadline_ns != 0 {
-            self.line.traffic.here().patience.record(deadline_ns.saturating_sub(submitted_ns));
+        if deadline_ns != 0
+            && let Some(counted) = self.line.traffic.times()
+        {
+            counted.patience.record(deadline_ns.saturating_sub(submitted_ns));
         }
     }
 

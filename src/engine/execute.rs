@@ -359,9 +359,10 @@ impl<'a> Lane<'a> {
             table.slot(batch.index).held().set(member);
         }
         if status == Status::Ok {
-            let counted = batch.line.traffic.here();
-            counted.total.record(now_ns().saturating_sub(request.submitted_ns));
-            counted.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
+            if let Some(counted) = batch.line.traffic.times() {
+                counted.total.record(now_ns().saturating_sub(request.submitted_ns));
+                counted.queued.record(self.taken_ns.saturating_sub(request.submitted_ns));
+            }
             batch.note_patience(member);
         }
         batch.published.set(member);

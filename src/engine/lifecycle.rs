@@ -27,7 +27,7 @@ use crate::config::{EngineConfig, ModelConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::{HostSpace, Ledger, Pool, Space};
-use crate::metrics::Metrics;
+use crate::metrics::{Fleet, Metrics};
 use crate::panics::catch;
 use crate::platform;
 use crate::router::Tenants;
@@ -118,7 +118,8 @@ impl Engine {
         let routes = std::mem::take(&mut config.routes);
         let tenants = Tenants::new(&config.tenants)?;
         let logger = new_logger(&config.log)?;
-        let metrics = Arc::new(Metrics::default());
+        let fleet = Fleet::new(config.metrics.histograms);
+        let metrics = Arc::new(Metrics { fleet, ..Metrics::default() });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let intra_op_threads = config.onnxruntime.intra_op_threads as usize;
         let limit = match config.threads {

@@ -11,7 +11,7 @@ impl Lane<'_> {
         let counted = self.batch.line.traffic.here();
         counted.batches.add(1);
         counted.rows.add(rows as u64);
-        if self.core.config.metrics.histograms {
+        if let Some(counted) = self.batch.line.traffic.times() {
             counted.batch_rows.record(rows as u64);
             counted.computed.record(computed_ns);
         }
@@ -26,12 +26,11 @@ impl Lane<'_> {
     pub fn record_times(&self) {
         // SAFETY: this is the lane.
         let lap = unsafe { self.batch.lap() };
-        if lap.status != Status::Ok || !self.core.config.metrics.histograms {
+        let Some(counted) = self.batch.line.traffic.times().filter(|_| lap.status == Status::Ok) else {
             return;
-        }
+        };
         let now = now_ns();
         let gathered_ns = lap.started_ns.saturating_sub(self.written_ns);
-        let counted = self.batch.line.traffic.here();
         counted.copied.record(gathered_ns + now.saturating_sub(lap.ended_ns));
         // SAFETY: written, and held by the lane.
         let submitted = || self.published().map(|member| unsafe { self.batch.request(member) }.submitted_ns);

@@ -329,7 +329,9 @@ impl Queue {
             let until = match self.choose(&mut dispatch, now, !self.closed.load(Ordering::SeqCst)) {
                 Choice::Take(index) => {
                     if held_since != 0 {
-                        self.lines.traffic().here().held.record(now - held_since);
+                        if let Some(counted) = self.lines.traffic().times() {
+                            counted.held.record(now - held_since);
+                        }
                         self.table.note_held(index, held_since);
                     }
                     return Some(self.taken(dispatch, index));

@@ -528,9 +528,10 @@ impl Core {
         {
             way.route.counters.hedges_won.fetch_add(1, Ordering::Relaxed);
         }
-        let counted = parent.line.traffic.here();
-        counted.ended(status, 1);
-        if status == Status::Ok {
+        parent.line.traffic.here().ended(status, 1);
+        if status == Status::Ok
+            && let Some(counted) = parent.line.traffic.times()
+        {
             // SAFETY: noted down by the child's lane.
             let lap = unsafe { child.lap() };
             counted.total.record(now_ns().saturating_sub(request.submitted_ns));

@@ -22,6 +22,8 @@ pub struct Traffic {
     pub buffer_bytes: AtomicU64,
     /// Requests that came while the model was not in memory.
     pub misses: Counter,
+    /// Only counters are kept.
+    without_histograms: bool,
 }
 
 /// What threads count.
@@ -111,6 +113,12 @@ impl Traffic {
     #[inline]
     pub fn here(&self) -> &Stripe {
         self.stripes[thread_number() % STRIPES].get_or_init(Box::default)
+    }
+
+    /// Where this thread records durations and sizes, if they are kept.
+    #[inline]
+    pub fn times(&self) -> Option<&Stripe> {
+        (!self.without_histograms).then(|| self.here())
     }
 
     fn each(&self) -> impl Iterator<Item = &Stripe> {
@@ -247,19 +255,29 @@ impl Totals {
 
 /// All models' traffic, also of those that are gone.
 #[derive(Default)]
-pub struct Fleet(Mutex<(Vec<Arc<Traffic>>, Totals)>);
+pub struct Fleet {
+    /// Those that can still count, and what is left of the others.
+    models: Mutex<(Vec<Arc<Traffic>>, Totals)>,
+    without_histograms: bool,
+}
 
 impl Fleet {
+    /// With or without histograms.
+    pub fn new(histograms: bool) -> Self {
+        Fleet { without_histograms: !histograms, ..Fleet::default() }
+    }
+
     /// A new model's.
     pub fn join(&self) -> Arc<Traffic> {
-        let traffic = Arc::<Traffic>::default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.push(Arc::clone(&traffic));
+        let without_histograms = self.without_histograms;
+        let traffic = Arc::new(Traffic { without_histograms, ..Traffic::default() });
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).0.push(Arc::clone(&traffic));
         traffic
     }
 
     /// Has `look` see every model's that can still count, and then `rest` all that is left of the others.
     fn each<R>(&self, mut look: impl FnMut(&Traffic), rest: impl FnOnce(&Totals) -> R) -> R {
-        let (live, past) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (live, past) = &mut *self.models.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|traffic| {
             // Nobody else has it, so nobody counts in it any more.
             let is_over = Arc::strong_count(traffic) == 1;
@@ -311,6 +329,14 @@ mod tests {
         let totals = traffic.totals();
         assert_eq!((totals.outcomes, totals.total.count()), ([1200, 1, 0, 0, 0], 600));
         assert_eq!((traffic.ended(), totals.of(Status::Internal)), (1201, 1));
+    }
+
+    #[test]
+    fn without_histograms_there_is_nowhere_to_record_times() {
+        let (with, without) = (Fleet::new(true).join(), Fleet::new(false).join());
+        assert!(with.times().is_some() && without.times().is_none());
+        without.here().ended(Status::Ok, 1);
+        assert_eq!(without.ended(), 1);
     }
 
     #[test]
