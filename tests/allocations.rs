@@ -61,6 +61,11 @@ fn closed_loop(engine: &Engine, queue: &Queue, model: ModelId, input: &Tensor, i
     }
 }
 
+/// An engine without what is done ten times a second however many requests there are.
+fn quiet() -> Engine {
+    engine(json!({"metrics": {"trends": false}}))
+}
+
 fn check(engine: &Engine, model: ModelId, input: &Tensor) {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let queue = engine.create_queue(1024).unwrap();
@@ -79,14 +84,14 @@ fn check(engine: &Engine, model: ModelId, input: &Tensor) {
 
 #[test]
 fn submit_run_and_release_allocate_nothing() {
-    let engine = engine(json!({}));
+    let engine = quiet();
     check(&engine, load(&engine, "tiny"), &f32s(&[1, 4], &[1.0; 4]));
     check(&engine, load(&engine, "small"), &f32s(&[1, 64], &[0.5; 64]));
 }
 
 #[test]
 fn neither_the_mock_backend_nor_a_model_that_is_not_batched_allocates() {
-    let engine = engine(json!({}));
+    let engine = quiet();
     let joined = load_json(&engine, json!({"name": "joined", "backend": "mock"})).unwrap();
     check(&engine, joined, &f32s(&[1, 4], &[1.0; 4]));
     let single =
@@ -97,7 +102,7 @@ fn neither_the_mock_backend_nor_a_model_that_is_not_batched_allocates() {
 
 #[test]
 fn a_route_allocates_nothing() {
-    let engine = engine(json!({}));
+    let engine = quiet();
     let targets = ["a", "b", "c", "d"].map(|name| {
         load_json(&engine, json!({"name": name, "backend": "mock"})).unwrap();
         json!({"model": name})
@@ -117,7 +122,7 @@ fn a_route_allocates_nothing() {
 #[test]
 fn infer_allocates_nothing() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let engine = engine(json!({}));
+    let engine = quiet();
     let (model, input) = (load(&engine, "tiny"), [f32s(&[1, 4], &[1.0; 4])]);
     let infer = || (0..1000).for_each(|_| drop(engine.infer(request(model, &input), A_MINUTE).unwrap()));
     infer();
