@@ -119,13 +119,21 @@ test-c-sanitized: c-helpers ## run the C tests under AddressSanitizer and UBSan
 	else echo "the compiler has no sanitizers: the C tests are not run under them"; fi
 
 .PHONY: test-c-valgrind
+# Valgrind runs one thread at a time, so two tests share two cores well.
 test-c-valgrind: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests under valgrind
-	@set -e; if ! command -v valgrind >/dev/null; then echo "valgrind is not installed: the C tests are not run under it"; \
-	else for test in $(C_TESTS); do echo "== $$test (valgrind)"; \
-	    BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
-	        --suppressions=tests/c/valgrind.supp $(OUT)/test_$$test $$($(SHORT)); done; fi
+	@if ! command -v valgrind >/dev/null; then echo "valgrind is not installed: the C tests are not run under it"; \
+	else $(MAKE) --no-print-directory -j2 --output-sync=target $(C_TESTS:%=valgrind_%); fi
+
+.PHONY: $(C_TESTS:%=valgrind_%)
+$(C_TESTS:%=valgrind_%): valgrind_%:
+	@echo "== $* (valgrind)"
+	@BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+	    --suppressions=tests/c/valgrind.supp $(OUT)/test_$* $(SHORT_$*)
+
 # How much of the long tests to run under valgrind, which is some thirty times slower.
-SHORT = case $$test in stress) echo 2000;; cycles) echo 20;; route_stress) echo 500;; esac
+SHORT_stress       = 2000
+SHORT_cycles       = 20
+SHORT_route_stress = 500
 
 # ---- checks of style ------------------------------------------------------------------------------------------------
 
