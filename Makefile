@@ -49,8 +49,12 @@ header: ## write include/blaze.h anew
 
 # ---- tests ----------------------------------------------------------------------------------------------------------
 
+# What the files in make/ add.
+TESTS =
+-include $(sort $(wildcard make/*.mk))
+
 .PHONY: test
-test: test-rust test-c test-examples ## run all tests
+test: test-rust test-c test-examples $(TESTS) ## run all tests
 
 .PHONY: test-rust
 test-rust: onnxruntime python-tools
