@@ -998,12 +998,22 @@ uint32_t blaze_poll(blaze_queue *queue, blaze_event *events, size_t stride, uint
 ///
 /// Blocks for at most about `timeout_ns`. Threads: one at a time; a second one that comes meanwhile gets 0 at once.
 /// Returns the number of events written; 0 after the timeout, at once when the engine is shut down and nothing is
-/// outstanding, and for NULL or a wrong stride.
+/// outstanding, after blaze_queue_wake, and for NULL or a wrong stride.
 uint32_t blaze_wait(blaze_queue *queue,
                     blaze_event *events,
                     size_t stride,
                     uint32_t capacity,
                     uint64_t timeout_ns);
+
+/// Has the thread that is in blaze_wait come back with what there is, if only 0 events; or, if none is, the next one that
+/// would have to wait. For a host that ends its thread, or has something else for it to do. Several calls before a wait are
+/// like one. blaze_poll and the descriptor take no notice.
+///
+/// @param queue  The queue.
+///
+/// Never blocks. Threads: any, also beside the consumer.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_queue_wake(blaze_queue *queue);
 
 /// A descriptor that is readable while events wait, to put into epoll, kqueue, poll or select. Do not read from it or
 /// close it: it follows the queue by itself, and is closed with it.

@@ -12,7 +12,9 @@ use blaze::ffi::model::{
     blaze_model_unload,
 };
 use blaze::ffi::profile::{blaze_profile_report, blaze_profile_start, blaze_profile_stop};
-use blaze::ffi::queue::{blaze_poll, blaze_queue_create, blaze_queue_destroy, blaze_queue_fd, blaze_wait};
+use blaze::ffi::queue::{
+    blaze_poll, blaze_queue_create, blaze_queue_destroy, blaze_queue_fd, blaze_queue_wake, blaze_wait,
+};
 use blaze::ffi::reports::{
     blaze_advice_json, blaze_health, blaze_health_json, blaze_metrics, blaze_metrics_text,
 };
@@ -89,6 +91,7 @@ fn null_is_refused_by_every_export() {
         assert_eq!(blaze_queue_create(null_mut(), 1, null_mut(), null_mut()), no);
         assert_eq!(blaze_queue_destroy(null_mut()), BLAZE_STATUS_OK);
         assert_eq!(blaze_queue_fd(null_mut(), null_mut()), no);
+        assert_eq!(blaze_queue_wake(null_mut()), no);
         assert_eq!(blaze_poll(null_mut(), null_mut(), size_of::<blaze_event>(), 1), 0);
         assert_eq!(blaze_wait(null_mut(), null_mut(), size_of::<blaze_event>(), 1, 0), 0);
         assert_eq!(blaze_model_load(null_mut(), null(), null_mut(), null_mut()), no);

@@ -80,6 +80,8 @@ pub struct CompletionQueue {
     waits: Waits,
     /// No request will be added: waiting is pointless once nothing is outstanding.
     closed: AtomicBool,
+    /// The host wants whoever waits to come back, though nothing has come.
+    woken: AtomicBool,
     /// The host has dropped it while events were outstanding: nobody will take them.
     abandoned: AtomicBool,
     /// A consumer is inside; a second one gets nothing.
@@ -119,6 +121,7 @@ impl CompletionQueue {
             bell: Bell::default(),
             waits: Waits::default(),
             closed: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             consuming: AtomicBool::new(false),
             cursor: UnsafeCell::default(),
@@ -130,6 +133,7 @@ impl CompletionQueue {
     /// Makes a queue that was ended as new.
     pub fn begin(&self, capacity: u32) {
         self.capacity.store(capacity, Ordering::Relaxed);
+        self.woken.store(false, Ordering::Relaxed);
         self.abandoned.store(false, Ordering::SeqCst);
         self.closed.store(false, Ordering::SeqCst);
     }
@@ -226,6 +230,17 @@ impl CompletionQueue {
         self.bell.ring_all();
     }
 
+    /// Has the consumer that waits, or else the next one, come back with nothing.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.bell.ring_all();
+    }
+
+    /// Whether somebody was to be woken, once.
+    pub fn take_wake(&self) -> bool {
+        self.woken.load(Ordering::SeqCst) && self.woken.swap(false, Ordering::SeqCst)
+    }
+
     /// Whether nothing is there and nothing will come.
     pub fn is_over(&self) -> bool {
         self.closed.load(Ordering::SeqCst) && self.outstanding() == 0
@@ -274,8 +289,8 @@ impl Consumer<'_> {
         count
     }
 
-    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`, or until the queue is
-    /// closed and nothing is outstanding.
+    /// Takes up to `limit` events; waits until there is one or the clock reads `until_ns`, until the queue is
+    /// closed and nothing is outstanding, or until it is woken, which the caller takes note of.
     pub fn wait(
         &self,
         limit: usize,
@@ -286,7 +301,7 @@ impl Consumer<'_> {
         let mut began_ns = 0;
         loop {
             let count = self.poll(limit, &mut take);
-            if count > 0 || self.queue.is_over() {
+            if count > 0 || self.queue.is_over() || self.queue.woken.load(Ordering::SeqCst) {
                 if began_ns != 0 {
                     self.queue.waits.record(now_ns() - began_ns, spinning);
                 }
@@ -300,7 +315,10 @@ impl Consumer<'_> {
                 self.queue.waits.record(now - began_ns, spinning);
                 return 0;
             }
-            let ready = || !self.queue.inbox.0.is_empty() || self.queue.is_over();
+            let ready = || {
+                let queue = self.queue;
+                !queue.inbox.0.is_empty() || queue.is_over() || queue.woken.load(Ordering::SeqCst)
+            };
             let spin_ns = self.queue.waits.spin_ns(spinning).min(until_ns.saturating_sub(now));
             if !spinning.until(spin_ns, ready) {
                 self.queue.bell.sleep(until_ns, ready);

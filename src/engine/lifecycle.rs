@@ -462,11 +462,15 @@ impl Core {
     ) -> usize {
         let Some(consumer) = completion.enter(&self.table) else { return 0 };
         if self.config.threads != Some(0) {
-            return consumer.wait(limit, until_ns, &self.spinning, take);
+            let count = consumer.wait(limit, until_ns, &self.spinning, take);
+            if count == 0 {
+                completion.take_wake();
+            }
+            return count;
         }
         loop {
             let count = consumer.poll(limit, &mut *take);
-            if count > 0 || now_ns() >= until_ns || completion.is_over() {
+            if count > 0 || completion.take_wake() || now_ns() >= until_ns || completion.is_over() {
                 return count;
             }
             if !self.pump_one() {
@@ -505,6 +509,11 @@ impl Queue {
 
     pub(super) fn completion(&self) -> &Arc<CompletionQueue> {
         &self.completion
+    }
+
+    /// Has the thread that waits, or else the next one that does, come back.
+    pub fn wake(&self) {
+        self.completion.wake();
     }
 
     /// A descriptor that is readable while events wait. It belongs to the queue.

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn blaze_poll(
 ///
 /// Blocks for at most about `timeout_ns`. Threads: one at a time; a second one that comes meanwhile gets 0 at once.
 /// Returns the number of events written; 0 after the timeout, at once when the engine is shut down and nothing is
-/// outstanding, and for NULL or a wrong stride.
+/// outstanding, after blaze_queue_wake, and for NULL or a wrong stride.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_wait(
     queue: *mut blaze_queue,
@@ -111,6 +111,25 @@ pub unsafe extern "C" fn blaze_wait(
         let count = queue.queue.wait(capacity as usize, timeout_ns, |event| events.push(event));
         Ok(count as u32)
     })
+}
+
+/// Has the thread that is in blaze_wait come back with what there is, if only 0 events; or, if none is, the next one that
+/// would have to wait. For a host that ends its thread, or has something else for it to do. Several calls before a wait are
+/// like one. blaze_poll and the descriptor take no notice.
+///
+/// @param queue  The queue.
+///
+/// Never blocks. Threads: any, also beside the consumer.
+/// Returns OK; NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_queue_wake(queue: *mut blaze_queue) -> blaze_status {
+    // SAFETY: the header says what the pointer must be.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            reference(queue, "queue")?.queue.wake();
+            Ok(())
+        })
+    }
 }
 
 /// A descriptor that is readable while events wait, to put into epoll, kqueue, poll or select. Do not read from it or

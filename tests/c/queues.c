@@ -216,6 +216,42 @@ static void every_event_is_delivered_once_though_two_threads_poll(void) {
     rig_down(&rig);
 }
 
+static void *wait_for_ever(void *queue) {
+    blaze_event event = BLAZE_EVENT_INIT;
+    return (void *)(uintptr_t)blaze_wait(queue, &event, sizeof event, 1, UINT64_MAX);
+}
+
+static void a_thread_that_waits_is_woken_for_nothing(const char *config) {
+    struct rig rig = rig_up(config, "", "");
+    blaze_event event = BLAZE_EVENT_INIT;
+    for (int round = 0; round < 200; round++) {
+        pthread_t waiter;
+        void *count = NULL;
+        REQUIRE(pthread_create(&waiter, NULL, wait_for_ever, rig.queue) == 0);
+        if (round % 2) sleep_ns(MILLISECOND);
+        CHECK_STATUS(blaze_queue_wake(rig.queue), OK);
+        REQUIRE(pthread_join(waiter, &count) == 0);
+        CHECK_INT((uintptr_t)count, 0);
+    }
+    /* Nobody waits: it is for the next that would, and twice is once. */
+    CHECK_STATUS(blaze_queue_wake(rig.queue), OK);
+    CHECK_STATUS(blaze_queue_wake(rig.queue), OK);
+    CHECK_INT(blaze_wait(rig.queue, &event, sizeof event, 1, UINT64_MAX), 0);
+    uint64_t start = blaze_now_ns();
+    CHECK_INT(blaze_wait(rig.queue, &event, sizeof event, 1, 50 * MILLISECOND), 0);
+    CHECK(blaze_now_ns() - start >= 50 * MILLISECOND);
+    /* What is there comes first. */
+    blaze_ticket ticket = submit_simple(&rig, 0);
+    EXPECT_EVENT(rig.queue, ticket, OK);
+    CHECK_STATUS(blaze_queue_wake(NULL), NULL_POINTER);
+    rig_down(&rig);
+}
+
+static void a_wake_up_brings_a_waiting_thread_back(void) {
+    a_thread_that_waits_is_woken_for_nothing(NULL);
+    a_thread_that_waits_is_woken_for_nothing("{\"threads\": 0}");
+}
+
 static int readable(int fd, int timeout_ms) {
     struct pollfd entry = {fd, POLLIN, 0};
     int count = poll(&entry, 1, timeout_ms);
@@ -327,6 +363,7 @@ int main(int argc, char **argv) {
         TEST(events_come_in_portions_of_the_callers_choice),
         TEST(a_second_consumer_gets_nothing_at_once),
         TEST(every_event_is_delivered_once_though_two_threads_poll),
+        TEST(a_wake_up_brings_a_waiting_thread_back),
         TEST(the_descriptor_is_readable_exactly_while_events_wait),
         TEST(a_descriptor_asked_for_late_knows_of_earlier_events),
 #ifdef __linux__

@@ -12,6 +12,7 @@ struct Completion {
     bell: Bell,
     reserved: AtomicU32,
     closed: AtomicBool,
+    woken: AtomicBool,
     abandoned: AtomicBool,
     consuming: AtomicBool,
     /// The consumer's: the next link.
@@ -27,6 +28,7 @@ impl Completion {
             bell: Bell::default(),
             reserved: AtomicU32::new(reserved),
             closed: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             consuming: AtomicBool::new(false),
             cursor: Data::new(0),
@@ -59,6 +61,11 @@ impl Completion {
         if self.closed.load(Ordering::SeqCst) {
             self.bell.ring_all();
         }
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.bell.ring_all();
     }
 
     fn is_over(&self) -> bool {
@@ -151,6 +158,21 @@ fn the_consumer_is_woken_when_there_is_nothing_more_to_come() {
         let closer = spawn(&queue, Completion::close);
         assert_eq!(queue.drain(Completion::sleep), 1);
         join([publisher, closer]);
+    });
+}
+
+/// Whether it sleeps already, or is about to, or comes only later.
+#[test]
+fn the_consumer_is_woken_when_the_host_wants_it_back() {
+    explore(Seen::AsOrdered, 3, || {
+        let queue = Completion::new(1);
+        let waker = spawn(&queue, Completion::wake);
+        let is_woken = || queue.woken.load(Ordering::SeqCst);
+        while !is_woken() {
+            queue.bell.sleep(u64::MAX, || !queue.inbox.is_empty() || queue.is_over() || is_woken());
+        }
+        assert!(queue.woken.swap(false, Ordering::SeqCst));
+        join([waker]);
     });
 }
 
