@@ -190,7 +190,7 @@ static struct rig rig;
 
 static blaze_status submit_it(void *memory) {
     blaze_ticket ticket = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_status status = blaze_submit(rig.engine, memory, rig.queue, &ticket, &error);
     if (status == BLAZE_STATUS_OK) {
         blaze_event event = next_event(rig.queue);

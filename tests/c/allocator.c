@@ -70,7 +70,7 @@ static blaze_allocator allocator_of(struct host *host) {
 static blaze_engine *engine_with(struct host *host, const char *config) {
     blaze_allocator allocator = allocator_of(host);
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_engine_create_with_allocator(config, &allocator, &engine, &error) != BLAZE_STATUS_OK)
         FAIL("engine: %s", error.message);
     memset(&allocator, 0xFF, sizeof allocator); /* "Read during the call only" */
@@ -172,7 +172,7 @@ static void each_engine_asks_its_own_allocator(void) {
 static void live(struct host *host) {
     blaze_allocator allocator = allocator_of(host);
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_status status = blaze_engine_create_with_allocator(NULL, &allocator, &engine, &error);
 #define OK_OR_NO_MEMORY(status, text)                                                                             \
     do {                                                                                                          \
@@ -265,7 +265,7 @@ static void a_reload_that_finds_no_memory_fails_its_requests_and_a_later_one_wor
     CHECK_STATUS(blaze_engine_set_budget(rig.engine, BLAZE_BUDGET_UNLIMITED), OK);
     atomic_store(&host.fails_at, atomic_load(&host.calls));
     atomic_store(&host.fails_for, UINT64_MAX);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error), OUT_OF_MEMORY);
     CHECK(error.message[0]);
     atomic_store(&host.fails_for, 0);
@@ -285,7 +285,7 @@ static void an_address_that_is_not_aligned_is_no_memory(void) {
         struct host host = {.off = off};
         blaze_allocator allocator = allocator_of(&host);
         blaze_engine *engine = NULL;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_model model = 0;
         blaze_status status = blaze_engine_create_with_allocator(NULL, &allocator, &engine, &error);
         if (status == BLAZE_STATUS_OK)
@@ -306,7 +306,7 @@ static void a_description_that_is_wrong_is_refused(void) {
     struct host host = {0};
     const blaze_allocator good = allocator_of(&host);
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_allocator wrong = good;
     wrong.allocate = NULL;
     CHECK_STATUS(blaze_engine_create_with_allocator(NULL, &wrong, &engine, &error), NULL_POINTER);

@@ -79,7 +79,7 @@ static const struct bad engine_configs[] = {
 static void a_bad_engine_configuration_is_refused_and_the_message_names_the_path(void) {
     for (size_t i = 0; i < COUNT(engine_configs); i++) {
         blaze_engine *engine = NULL;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_status status = blaze_engine_create(engine_configs[i].json, &engine, &error);
         if (status != BLAZE_STATUS_INVALID_CONFIG || !strstr(error.message, engine_configs[i].text) || !error.message[0])
             FAIL("%s: %s: %s (without %s)", engine_configs[i].json, blaze_status_name(status), error.message,
@@ -115,7 +115,7 @@ static void a_bad_model_configuration_is_refused_and_the_message_names_the_path(
     for (size_t i = 0; i < COUNT(cases); i++) {
         blaze_model model = 0;
         blaze_ticket ticket = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_status status = blaze_model_load(rig.engine, cases[i].json, &model, &error);
         if (status != BLAZE_STATUS_INVALID_CONFIG || error.status != status || !strstr(error.message, cases[i].text))
             FAIL("%s: %s: %s (without %s)", cases[i].json, blaze_status_name(status), error.message, cases[i].text);
@@ -144,7 +144,7 @@ static void text_that_is_not_utf8_is_refused(void) {
         blaze_engine *engine = NULL;
         blaze_model model = 0;
         blaze_ticket ticket = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_engine_create(texts[i], &engine, &error), INVALID_ARGUMENT);
         CHECK_TEXT(error.message, "config_json");
         CHECK_STATUS(blaze_model_load(rig.engine, texts[i], &model, &error), INVALID_ARGUMENT);
@@ -162,7 +162,7 @@ static void monstrous_configurations_are_refused(void) {
     char *text = malloc(2 * DEEP + 64);
     REQUIRE(text);
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     memset(text, '[', DEEP);
     text[DEEP] = 0;
     CHECK_STATUS(blaze_engine_create(text, &engine, &error), INVALID_CONFIG);
@@ -194,7 +194,7 @@ static const char *write_file(const char *name, const void *data, size_t size) {
 static void expect_load(struct rig *rig, const char *path, blaze_status expected, const char *text) {
     char config[512];
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     snprintf(config, sizeof config, "{\"name\": \"file\", \"path\": \"%s\"}", path);
     blaze_status status = blaze_model_load(rig->engine, config, &model, &error);
     if (status != expected || !strstr(error.message, text))
@@ -236,7 +236,7 @@ static void a_model_file_that_is_cut_short_or_spoiled_is_refused_or_works(void) 
     unsigned loaded = 0;
     for (size_t at = 0; at < size; at += size / 60 + 1) {
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         memcpy(spoiled, bytes, size);
         spoiled[at] ^= 0x55;
         blaze_status status = blaze_model_load_memory(rig.engine, "{\"name\": \"s\"}", spoiled, size, &model, &error);
@@ -257,7 +257,7 @@ static void models_that_the_backend_cannot_run_say_so(void) {
     expect_load(&rig, "tests/models/identity_complex64.onnx", BLAZE_STATUS_MODEL_UNSUPPORTED, "file:1");
     expect_load(&rig, "tests/models/identity_u4.onnx", BLAZE_STATUS_MODEL_UNSUPPORTED, "file:1");
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     static unsigned char bytes[65536];
     FILE *file = fopen("tests/models/external_data.onnx", "rb");
     REQUIRE(file);
@@ -276,7 +276,7 @@ static void an_unavailable_provider_fails_or_is_passed_over(void) {
     struct rig rig = rig_up(NULL, "", "");
     char info[8192];
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_status alone = blaze_model_load(rig.engine, TINY_ON("[\"cuda\"]"), &model, &error);
     if (alone == BLAZE_STATUS_OK) {
         printf("  this machine has CUDA: not tested\n");

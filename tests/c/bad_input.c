@@ -92,7 +92,7 @@ static void every_pointer_may_be_null_and_is_found_out(void) {
 static void what_is_null_is_named(void) {
     set_up();
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_event event = BLAZE_EVENT_INIT;
     simple_call(&call, rig.model);
 #define NAMES(call, name)                        \
@@ -185,7 +185,7 @@ static void what_belongs_to_another_engine_is_refused(void) {
     set_up();
     struct rig other = rig_up(NULL, HANGS_ALWAYS, ALONE);
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_ticket ticket = submit_blocker(&other), out = 0;
     CHECK_STATUS(blaze_cancel(rig.engine, ticket), NOT_FOUND);
     CHECK_STATUS(blaze_submit(rig.engine, simple_call(&call, other.model), rig.queue, NULL, &error), NOT_FOUND);
@@ -240,7 +240,7 @@ static void a_queues_capacity_has_its_bounds(void) {
     set_up();
     const uint32_t capacities[] = {0, 16777217, UINT32_MAX};
     blaze_queue *queue = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     for (size_t i = 0; i < COUNT(capacities); i++) {
         CHECK_STATUS(blaze_queue_create(rig.engine, capacities[i], &queue, &error), INVALID_ARGUMENT);
         CHECK_TEXT(error.message, "capacity");

@@ -132,7 +132,7 @@ static void inputs_must_be_known_given_once_and_all_there(void) {
         {{"a", "A"}, 2, BLAZE_STATUS_INVALID_NAME, "\"A\""},
     };
     call.request.inputs = in;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     for (size_t i = 0; i < COUNT(cases); i++) {
         for (int at = 0; at < 3; at++) in[at].name = cases[i].names[at];
         call.request.inputs_count = cases[i].count;
@@ -173,7 +173,7 @@ static void output_buffers_must_fit(void) {
     };
     simple_call(&call, rig.model)->outputs = outputs;
     for (size_t i = 0; i < COUNT(cases); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         for (int at = 0; at < 2; at++) {
             outputs[at].name = cases[i].name;
             outputs[at].dtype = cases[i].dtype;

@@ -277,7 +277,7 @@ static inline const float *floats(const blaze_event *event, uint32_t index) {
 static inline void still_works(struct rig *rig) {
     struct call call;
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_status status = blaze_infer(rig->engine, simple_call(&call, rig->model), PATIENCE, &event, &error);
     if (status != BLAZE_STATUS_OK) {
         FAIL("the engine does not work any more: %s: %s", blaze_status_name(status), error.message);
@@ -300,7 +300,7 @@ static inline void expect_refused(struct rig *rig, const struct wrong *cases, si
     for (size_t i = 0; i < count; i++) {
         struct call call;
         blaze_ticket ticket = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_event event = BLAZE_EVENT_INIT;
         simple_call(&call, rig->model)->flags = flags;
         cases[i].change(&call);

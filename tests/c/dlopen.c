@@ -43,7 +43,7 @@ static int use(const char *model_json) {
     static float data[4] = {1, 2, 3, 4};
     blaze_engine *engine = NULL;
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_tensor input = BLAZE_TENSOR_INIT, output = BLAZE_TENSOR_INIT;
     blaze_request request = BLAZE_REQUEST_INIT;
     blaze_event event = BLAZE_EVENT_INIT;

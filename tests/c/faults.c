@@ -164,7 +164,7 @@ static void a_load_that_fails_says_why_and_leaves_the_name_free(void) {
     for (size_t i = 0; i < COUNT(cases); i++) {
         char config[512], engine_config[600];
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         snprintf(config, sizeof config, "{\"name\": \"x\", \"backend\": \"mock\", \"mock\": {\"memory_bytes\": 1000000,"
                  " \"faults\": [{\"kind\": \"%s\"}]}}", cases[i].kind);
         CHECK_INT(blaze_model_load(rig.engine, config, &model, &error), cases[i].status);
@@ -197,7 +197,7 @@ static void models_and_inputs_are_held_to_the_memory_budget(void) {
                             ALONE ", \"pinned\": true");
     const char *big = "{\"name\": \"big\", \"backend\": \"mock\", \"mock\": {\"memory_bytes\": 801}}";
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, big, &model, &error), OVER_BUDGET);
     CHECK_TEXT(error.message, "memory.budget_bytes");
     CHECK_TEXT(error.message, "1700");
@@ -264,7 +264,7 @@ static void check_unavailable(const char *library, const char *const *words, siz
     struct rig rig = rig_up(config, "", "");
     for (int i = 0; i < 2; i++) {
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_model_load(rig.engine, TINY, &model, &error), BACKEND_UNAVAILABLE);
         for (size_t word = 0; word < count; word++) CHECK_TEXT(error.message, words[word]);
         still_works(&rig);
@@ -310,7 +310,7 @@ static void child_library_is_none(void) {
 static void child_nothing_is_named(void) {
     blaze_engine *engine = new_engine(NULL);
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_model_load(engine, TINY, &model, &error) == BLAZE_STATUS_OK) {
         printf("  the system has an ONNX Runtime of its own\n");
     } else {
@@ -325,7 +325,7 @@ static void child_another_library_than_the_loaded_one(void) {
     check_available();
     struct rig rig = rig_up("{\"onnxruntime\": {\"library\": \"" NOTHING "\"}}", "", "");
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, TINY, &model, &error), INVALID_STATE);
     CHECK_TEXT(error.message, NOTHING);
     still_works(&rig);

@@ -14,7 +14,7 @@ static blaze_model load(blaze_engine *engine, const char *more) {
 static void ask(blaze_engine *engine, blaze_model model, blaze_status expected) {
     struct call call;
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     float x[4] = {0};
     call_with(&call, model, x, 1, 4);
     CHECK_INT(blaze_infer(engine, &call.request, PATIENCE, &event, &error), expected);

@@ -29,7 +29,7 @@ static void an_engine_comes_with_the_models_of_its_configuration(void) {
 
 static void a_model_that_fails_fails_the_engines_creation(void) {
     blaze_engine *engine = (blaze_engine *)(uintptr_t)16;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_engine_create("{\"models\": [{\"name\": \"good\", \"backend\": \"mock\"},"
                                      " {\"name\": \"bad\", \"path\": \"tests/models/none.onnx\"}]}", &engine, &error),
                  MODEL_NOT_FOUND);
@@ -187,7 +187,7 @@ static void after_shutdown_nothing_is_taken_in_but_questions_are_answered(void) 
     CHECK_STATUS(blaze_engine_shutdown(rig.engine, SECOND), OK); /* again */
 
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_model model = 0;
     blaze_queue *queue = NULL;
     const char *mock = "{\"name\": \"late\", \"backend\": \"mock\"}";

@@ -44,7 +44,7 @@ static blaze_status ask(struct rig *rig, blaze_model model, uint64_t tenant, int
 }
 
 static void tenant(struct rig *rig, const char *json) {
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_tenant_set(rig->engine, json, &error) != BLAZE_STATUS_OK) FAIL("%s: %s", json, error.message);
 }
 
@@ -146,7 +146,7 @@ static void what_was_taken_is_given_back_however_a_request_ends(void) {
             blaze_model a = find(&rig, "a");
             if (*places[i].model) rig.model = a;
             struct call call;
-            blaze_error error = {0, "", 0};
+            blaze_error error = {.status = 0};
             for (int round = 0; round < 3; round++) {
                 uint64_t until = blaze_now_ns() + PATIENCE;
                 blaze_ticket tickets[3];
@@ -196,7 +196,7 @@ static void what_was_taken_is_given_back_however_a_request_ends(void) {
 
 static void a_route_uses_another_target_when_a_model_is_at_its_limit(void) {
     struct rig rig = rig_limits(NULL, HANGS_ALWAYS, "\"limits\": {\"concurrency\": 1}", "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     struct call call;
     blaze_ticket first = submit(&rig, simple_call(&call, rig.model)), second = submit(&rig, &call.request);
     CHECK_STATUS(blaze_submit(rig.engine, &call.request, rig.queue, NULL, &error), OVER_QUOTA);
@@ -260,7 +260,7 @@ static void the_room_to_wait_has_its_bounds_and_can_be_left(void) {
                                 "\"limits\": {\"concurrency\": 4}", "\"limits\": {\"concurrency\": 1, \"waiting\": 2},"
                                 " \"retry\": {\"attempt_timeout_ms\": 0}");
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     for (int round = 0; round < 10; round++) { /* more than any of the limits: whatever is not given back shows */
         blaze_ticket running = submit(&rig, simple_call(&call, rig.model)), waiting[2];
         call.request.tenant_id = 3;
@@ -303,7 +303,7 @@ static void who_waits_comes_in_when_there_is_room_also_by_infer(void) {
                 submit(&rig, &call.request);
             }
             blaze_event event = BLAZE_EVENT_INIT;
-            blaze_error error = {0, "", 0};
+            blaze_error error = {.status = 0};
             CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, &error), OK);
             blaze_event_release(&event);
             for (int i = 0; i < REQUESTS; i++) {
@@ -388,7 +388,7 @@ static void limits_of_a_model_are_refused_if_they_are_wrong(void) {
     for (size_t i = 0; i < COUNT(cases); i++) {
         char config[256];
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         snprintf(config, sizeof config, "{\"name\": \"m\", \"backend\": \"mock\", \"limits\": %s}", cases[i].limits);
         CHECK_STATUS(blaze_model_load(engine, config, &model, &error), INVALID_CONFIG);
         CHECK_TEXT(error.message, cases[i].path);

@@ -18,7 +18,7 @@ static struct rig new_rig(const char *config) {
 
 static blaze_ticket start(struct rig *rig, const char *config) {
     blaze_ticket ticket = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_model_load_async(rig->engine, config, rig->queue, 9, &ticket, &error) != BLAZE_STATUS_OK)
         FAIL("load: %s", error.message);
     REQUIRE(ticket);
@@ -84,7 +84,7 @@ static void a_load_tells_how_far_it_has_come_if_it_is_asked_to(void) {
     CHECK_STATUS(event.status, MODEL_INVALID);
     blaze_event_release(&event);
     no_event(rig.queue);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load_async(rig.engine, "{\"name\": \"x\", \"progress\": 1}", rig.queue, 0, &ticket, &error),
                  INVALID_CONFIG);
     CHECK_TEXT(error.message, "progress");
@@ -286,7 +286,7 @@ static void so_many_are_loaded_at_once(void) {
         rig_down(&rig);
     }
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     const char *const bad[] = {"{\"loading\": {\"concurrency\": 0}}", "{\"loading\": {\"concurrency\": 257}}",
                                "{\"loading\": {\"concurrency\": null}}"};
     for (size_t i = 0; i < COUNT(bad); i++) {
@@ -392,7 +392,7 @@ static void models_are_warmed_up_as_their_configuration_says(void) {
     char config[512];
     blaze_model model = 0;
     for (size_t i = 0; i < COUNT(bad); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         snprintf(config, sizeof config, "{\"name\": \"m\", \"path\": \"tests/models/identity_f32.onnx\", \"warmup\": %s}",
                  bad[i].warmup);
         blaze_status status = blaze_model_load(engine, config, &model, &error);

@@ -9,7 +9,7 @@
 #define FAILS "\"faults\": [{\"kind\": \"error\"}]"
 
 static void configure(blaze_engine *engine, const char *json) {
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_log_configure(engine, json, &error) != BLAZE_STATUS_OK) FAIL("%s: %s", json, error.message);
 }
 
@@ -320,7 +320,7 @@ static void wrong_configurations_name_the_path(void) {
     };
     struct rig rig = rig_up(NULL, "", "");
     for (size_t i = 0; i < COUNT(cases); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_log_configure(rig.engine, cases[i].json, &error), INVALID_CONFIG);
         CHECK_TEXT(error.message, cases[i].text);
         if (cases[i].json[0] != '{' || strstr(cases[i].json, "} {") || strstr(cases[i].json, "colour")) continue;
@@ -338,7 +338,7 @@ static void wrong_configurations_name_the_path(void) {
 
 static void pointers_are_checked(void) {
     struct rig rig = rig_up(NULL, "", "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_log_configure(NULL, "{}", &error), NULL_POINTER);
     CHECK_TEXT(error.message, "engine");
     CHECK_STATUS(blaze_log_configure(rig.engine, NULL, &error), NULL_POINTER);
@@ -355,7 +355,7 @@ static void pointers_are_checked(void) {
 static void one_engine_may_have_the_global_logger(void) {
     struct rig rig = rig_up("{\"log\": {\"global\": true, \"target\": \"none\"}}", "", "");
     blaze_engine *other = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_engine_create("{\"log\": {\"global\": true}}", &other, &error), INVALID_CONFIG);
     CHECK_TEXT(error.message, "log.global: ");
     configure(rig.engine, "{\"global\": false}");

@@ -136,7 +136,7 @@ static void pinned_models_and_those_from_memory_stay(void) {
     CHECK_INT(health_number(rig.engine, "memory.budget_bytes"), 0);
     set_budget(rig.engine, 6 * MIB);
     still_works(&rig);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, "{\"name\": \"x\", \"backend\": \"mock\", \"mock\": {" BIG "}}", &other, &error),
                  OVER_BUDGET); /* beside the pinned one there is no room, ever */
     CHECK_TEXT(error.message, "memory.budget_bytes");
@@ -223,7 +223,7 @@ static void while_a_model_comes_back_deadlines_and_cancels_act_at_once(void) {
         blaze_event_release(&event);
     }
     CHECK(blaze_now_ns() - started >= 400 * MILLISECOND);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     call.request.flags = 0;
     call.request.deadline_ns = 0;
     CHECK_STATUS(blaze_infer(rig.engine, &call.request, 20 * MILLISECOND, &(blaze_event)BLAZE_EVENT_INIT, &error), TIMEOUT);
@@ -272,7 +272,7 @@ static void a_reload_that_fails_says_why_to_those_who_wait_and_is_tried_again(vo
             CHECK_TEXT(event.text, "real:1");
             blaze_event_release(&event);
         }
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_INT(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, &error), cases[i].status);
         CHECK_TEXT(error.message, cases[i].text);
         CHECK_TEXT(json_text(health_text(rig.engine), "models[name=real].memory.reload_error"), cases[i].text);
@@ -362,7 +362,7 @@ static void *infer_on_and_on(void *argument) {
     while (!atomic_load(&stop)) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_status status = blaze_infer(rig->engine, simple_call(&call, rig->model), PATIENCE, &event, &error);
         if (status == BLAZE_STATUS_OK) {
             CHECK_FLOATS(floats(&event, 0), 3, 5, 7, 9);
@@ -429,7 +429,7 @@ static void a_model_that_never_fits_is_refused_and_nobody_leaves_for_it(void) {
     };
     for (size_t i = 0; i < COUNT(huge); i++) {
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_model_load(rig.engine, huge[i], &model, &error), OVER_BUDGET);
         CHECK_TEXT(error.message, "memory.budget_bytes");
         CHECK_TEXT(error.message, "10485760");
@@ -444,7 +444,7 @@ static void a_model_that_never_fits_is_refused_and_nobody_leaves_for_it(void) {
     CHECK(is_resident(rig.engine, "mock") && is_resident(rig.engine, "other"));
     CHECK_INT(health_number(rig.engine, "memory.evictions"), 0);
     blaze_engine *engine = NULL;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_engine_create("{\"memory\": {\"budget_bytes\": 100}, \"models\": [{\"name\": \"m\", \"backend\":"
                                      " \"mock\", \"mock\": {\"memory_bytes\": 101}}]}", &engine, &error), OVER_BUDGET);
     CHECK_TEXT(error.message, "models[0]");
@@ -456,7 +456,7 @@ static void a_load_that_finds_no_memory_is_tried_again_after_others_have_left(vo
     struct rig rig = rig_up(NULL, BIG, "");
     load_mock(rig.engine, "pinned", BIG, "\"pinned\": true");
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, "{\"name\": \"x\", \"backend\": \"mock\", \"mock\": {\"faults\":"
                                   " [{\"kind\": \"load_out_of_memory\"}]}}", &model, &error), OUT_OF_MEMORY);
     CHECK_TEXT(error.message, "x:1");
@@ -516,7 +516,7 @@ static void a_run_that_needs_more_than_the_budget_fails(void) {
     for (uint64_t more = 0; more < 3 * MIB; more += getenv("BLAZE_SHORT") ? MIB / 4 : MIB / 32) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         set_budget(rig.engine, least + more);
         call_with(&call, rig.model, data, 512, 64)->flags = BLAZE_REQUEST_BORROW;
         blaze_status status = blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error);
@@ -553,7 +553,7 @@ static void real_models_come_and_go_and_answer_the_same(void) {
         for (size_t i = 0; i < COUNT(real); i++) {
             struct call call;
             blaze_event event = BLAZE_EVENT_INIT;
-            blaze_error error = {0, "", 0};
+            blaze_error error = {.status = 0};
             blaze_status status = blaze_infer(rig.engine, real_call(&call, models[i], real[i].columns), PATIENCE, &event,
                                               &error);
             if (status != BLAZE_STATUS_OK) {
@@ -635,7 +635,7 @@ static void an_engine_at_rest_gives_idle_buffers_back_by_itself(void) {
     float *data = calloc(ROWS, 4 * sizeof *data);
     struct call call;
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     REQUIRE(data);
     call_with(&call, rig.model, data, ROWS, 4); /* alone, in buffers of megabytes */
     CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error), OK);

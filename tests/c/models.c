@@ -52,7 +52,7 @@ static void a_model_is_found_by_name_and_version(void) {
 static void a_name_and_version_is_loaded_once_at_a_time(void) {
     blaze_engine *engine = new_engine(NULL);
     blaze_model first = load_model(engine, TINY), again = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(engine, TINY, &again, &error), OK);
     CHECK_INT(again, first);
     /* What is said is what is meant, however it is written. */
@@ -90,7 +90,7 @@ static void a_model_is_loaded_from_memory(void) {
     fclose(file);
     REQUIRE(size > 0 && size < sizeof bytes);
     blaze_model model = 0, from_file = load_model(engine, "{\"name\": \"file\", \"path\": \"tests/models/tiny.onnx\"}");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load_memory(engine, "{\"name\": \"t\"}", bytes, size, &model, &error), OK);
     memset(bytes, 0xAA, sizeof bytes); /* read during the call only */
     float answers[2][2] = {{0}};
@@ -123,7 +123,7 @@ static void an_unload_waits_for_the_models_requests(void) {
         blaze_event_release(&events[i]);
     }
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_submit(rig.engine, simple_call(&call, rig.model), rig.queue, NULL, &error), NOT_FOUND);
     CHECK_TEXT(error.message, "model");
     rig_down(&rig);
@@ -210,7 +210,7 @@ static void a_load_in_the_background_that_fails_says_why_in_its_event(void) {
         still_works(&rig);
     }
     blaze_ticket ticket = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load_async(rig.engine, "{\"name\": 5}", rig.queue, 0, &ticket, &error), INVALID_CONFIG);
     CHECK_TEXT(error.message, "name");
     blaze_queue *small = new_queue(rig.engine, 1);

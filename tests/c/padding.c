@@ -28,7 +28,7 @@ static void echo(struct rig *rig, const int64_t *shape, uint32_t rank, int way) 
         call.request.outputs_count = 1;
     }
     if (way & 4) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         if (blaze_infer(rig->engine, &call.request, PATIENCE, &event, &error) != BLAZE_STATUS_OK) {
             FAIL("way %d: %s", way, error.message);
             return;
@@ -105,7 +105,7 @@ static void requests_of_different_sizes_are_joined(void) {
 static void a_size_beyond_the_largest_bucket_is_refused(void) {
     struct rig rig = rig_up(NULL, ECHO("[\"batch\", \"sequence\"]"), AXES);
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_submit(rig.engine, call_with(&call, rig.model, numbers, 1, 9), rig.queue, NULL, &error),
                  INVALID_SHAPE);
     CHECK_TEXT(error.message, "sequence");
@@ -173,7 +173,7 @@ static void what_cannot_be_padded_is_refused_with_its_path(void) {
     for (size_t i = 0; i < COUNT(cases); i++) {
         char config[1024];
         blaze_model model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         snprintf(config, sizeof config, "{\"name\": \"m\", \"backend\": \"mock\", \"mock\": {%s}, \"batching\": {\"max_rows\": 8,"
                  " %s}}", ECHO("[\"batch\", \"sequence\"]"), cases[i].batching);
         CHECK_STATUS(blaze_model_load(engine, config, &model, &error), INVALID_CONFIG);

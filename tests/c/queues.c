@@ -12,7 +12,7 @@ static void a_full_completion_queue_refuses_requests_and_recovers(void) {
     struct rig rig = rig_up(NULL, "", "");
     blaze_queue *small = new_queue(rig.engine, 3);
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     simple_call(&call, rig.model);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 3; i++) CHECK_STATUS(blaze_submit(rig.engine, &call.request, small, NULL, NULL), OK);
@@ -53,7 +53,7 @@ static void a_request_that_borrows_takes_room_for_two_events(void) {
 static void a_full_engine_refuses_requests_until_events_are_released(void) {
     struct rig rig = rig_up("{\"queue\": {\"capacity\": 4}}", "", "");
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_event events[4];
     simple_call(&call, rig.model);
     for (int i = 0; i < 4; i++) submit(&rig, &call.request);
@@ -81,7 +81,7 @@ static void cancelled_requests_whose_events_are_released_leave_room_in_the_engin
     struct rig rig = rig_up("{\"queue\": {\"capacity\": 4}}", HANGS_ALWAYS, ALONE);
     blaze_ticket blocker = submit_blocker(&rig);
     struct call call;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     simple_call(&call, rig.model);
     for (int round = 0; round < 3; round++) {
         blaze_ticket tickets[3] = {0};

@@ -58,7 +58,7 @@ static void close_repository(struct rig *rig) {
 }
 
 static void rescan(blaze_engine *engine) {
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_repository_rescan(engine, NULL, 0, NULL, &error) != BLAZE_STATUS_OK) FAIL("rescan: %s", error.message);
 }
 
@@ -73,7 +73,7 @@ static blaze_model find(blaze_engine *engine, const char *name) {
 static float answer(blaze_engine *engine, blaze_model model) {
     struct call call;
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_status status = blaze_infer(engine, simple_call(&call, model), PATIENCE, &event, &error);
     if (status != BLAZE_STATUS_OK) {
         FAIL("%s: %s", blaze_status_name(status), error.message);
@@ -126,7 +126,7 @@ static void the_newest_version_is_served(void) {
     CHECK(!is_identity(rig.engine, first));
     CHECK_INT(find(rig.engine, "m:1"), first);
     CHECK_INT(find(rig.engine, "m"), name);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     const struct { const char *config; blaze_status status; const char *text; } cases[] = {
         {"{\"name\": \"m\", \"version\": 9}", BLAZE_STATUS_MODEL_NOT_FOUND, "9"},
         {"{\"name\": \"n\"}", BLAZE_STATUS_MODEL_NOT_FOUND, "n"},
@@ -229,7 +229,7 @@ static void a_broken_version_leaves_the_old_one_serving_and_is_reported(void) {
     blaze_event_release(&event);
     CHECK(!is_identity(rig.engine, rig.model));
     blaze_model model = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, "{\"name\": \"m\", \"version\": 2}", &model, &error), MODEL_INVALID);
     CHECK_STATUS(blaze_model_load(rig.engine, "{\"name\": \"m\"}", &model, &error), OK);
     CHECK_INT(model, rig.model);
@@ -341,7 +341,7 @@ static void names_and_versions_go_when_they_are_removed(void) {
     rescan(rig.engine);
     CHECK(find(rig.engine, "a") && find(rig.engine, "a") != a);
     remove_directory(directory); /* all of it */
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_repository_rescan(rig.engine, NULL, 0, NULL, &error), INVALID_CONFIG);
     CHECK_TEXT(error.message, directory);
     still_works(&rig); /* and what was served is served */
@@ -424,7 +424,7 @@ static void without_threads_a_rescan_is_pumped(void) {
 
 static void what_cannot_be_rescanned_is_refused(void) {
     struct rig rig = rig_up(NULL, "", "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_ticket ticket = 0;
     CHECK_STATUS(blaze_repository_rescan(rig.engine, NULL, 0, NULL, &error), INVALID_STATE);
     CHECK_TEXT(error.message, "repository");

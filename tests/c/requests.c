@@ -288,7 +288,7 @@ static void infer_gives_up_at_its_timeout_or_at_the_deadline(void) {
     for (uint32_t flags = 0; flags <= BLAZE_REQUEST_BORROW; flags++) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         simple_call(&call, rig.model)->flags = flags;
         uint64_t started = blaze_now_ns();
         CHECK_STATUS(blaze_infer(rig.engine, &call.request, 50 * MILLISECOND, &event, &error), TIMEOUT);
@@ -331,7 +331,7 @@ static void infer_returns_what_the_run_failed_with(void) {
     for (uint32_t flags = 0; flags <= BLAZE_REQUEST_BORROW; flags++) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         simple_call(&call, rig.model)->flags = flags;
         CHECK_STATUS(blaze_infer(rig.engine, &call.request, UINT64_MAX, &event, &error), BACKEND_FAILED);
         CHECK_STATUS(error.status, BACKEND_FAILED);

@@ -93,7 +93,7 @@ static void *produce(void *argument) {
         struct record *record = &records[i];
         uint32_t dice = next_random(&state);
         struct call call;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         for (int at = 0; at < 4; at++) record->input[at] = (float)((dice >> at) % 100);
         blaze_tensor output = BLAZE_TENSOR_INIT;
         output.dtype = BLAZE_DTYPE_F32;
@@ -185,7 +185,7 @@ static void *change(void *argument) {
         uint32_t dice = next_random(&state);
         int number = (int)(dice >> 16) % ROUTES;
         blaze_model route = atomic_load(&routes[number]), model = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         const char *target = (dice >> 20) % 2 ? "f1" : "good";
         char json[64], name[8];
         switch ((dice >> 24) % 7) {

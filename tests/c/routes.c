@@ -37,7 +37,7 @@ static struct rig rig_route(const char *engine, const char *mock, int count, con
 /* Has one request answered, and well; the model that has. In turn by each way that there is to ask. */
 static blaze_model ask_for(struct rig *rig, const blaze_request *request, int way) {
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (way % 2) {
         blaze_status status = blaze_infer(rig->engine, request, PATIENCE, &event, &error);
         if (status != BLAZE_STATUS_OK) {
@@ -128,7 +128,7 @@ static void a_route_is_made_by_configuration_and_found_like_a_model(void) {
     int seen = 0;
     for (int i = 0; i < 30; i++) seen += ask(&rig, i) == later;
     CHECK_INT(seen, 10);
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_route_create(rig.engine, "{\"name\": \"r\"}", &again, &error), ALREADY_EXISTS);
     CHECK_STATUS(blaze_route_create(rig.engine, "{\"name\": \"a\"}", &again, &error), ALREADY_EXISTS);
     CHECK_INT(again, 0);
@@ -137,7 +137,7 @@ static void a_route_is_made_by_configuration_and_found_like_a_model(void) {
 
 static void a_route_is_changed_and_destroyed(void) {
     struct rig rig = rig_route(NULL, "", 2, "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     int by[MODELS];
     ask_many(&rig, 10, by);
     CHECK_BY(5, 5, 0, 0);
@@ -279,7 +279,7 @@ static void when_every_target_fails_the_reason_is_told(void) {
         CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
         CHECK_INT(event.outputs_count, 0);
         blaze_event_release(&event);
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         event = (blaze_event)BLAZE_EVENT_INIT;
         CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, &error), BACKEND_FAILED);
         CHECK_TEXT(error.message, "injected fault in run");
@@ -325,7 +325,7 @@ static void buffers_of_the_callers_are_written_by_whoever_answers(void) {
                     call.request.outputs_count = 1;
                 }
                 blaze_event event = BLAZE_EVENT_INIT;
-                blaze_error error = {0, "", 0};
+                blaze_error error = {.status = 0};
                 if (way & 4) {
                     CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error), OK);
                 } else {
@@ -373,7 +373,7 @@ static void a_buffer_that_is_too_small_is_told_by_whoever_answers(void) {
         simple_call(&call, rig.model);
         call.request.outputs = &buffer;
         call.request.outputs_count = 1;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_status status = blaze_submit(rig.engine, &call.request, rig.queue, NULL, &error);
         if (status == BLAZE_STATUS_OK) {
             blaze_event event = next_event(rig.queue);
@@ -554,7 +554,7 @@ static blaze_model route_past_a_broken_copy(struct rig *rig, const char *file, c
 
 static blaze_event answer(struct rig *rig, blaze_request *request, blaze_model model, int way) {
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     request->model = model;
     if (way % 2) {
         if (blaze_infer(rig->engine, request, PATIENCE, &event, &error) != BLAZE_STATUS_OK) FAIL("%s", error.message);
@@ -726,7 +726,7 @@ static uint32_t pick(void *user, const blaze_route_choice *choice) {
 static void a_strategy_of_the_hosts_picks(void) {
     struct picker picker = {0};
     struct rig rig = rig_route(NULL, fault("error"), 1, "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     int by[MODELS];
     blaze_model route = 0;
     const char *json = "{\"name\": \"own\", \"strategy\": \"mine\", \"targets\": [{\"model\": \"a\"}, {\"model\": \"b\"},"
@@ -917,7 +917,7 @@ static void every_pointer_may_be_null(void) {
     struct rig rig = rig_route(NULL, "", 2, "");
     const char *json = "{\"name\": \"n\"}";
     blaze_model out = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     char text[16];
     size_t needed = 0;
 #define NAMES(call, name)                         \
@@ -968,7 +968,7 @@ static void handles_that_are_stale_garbage_or_of_another_kind_are_refused(void) 
     const blaze_model garbage[] = {0, 1, stale, UINT64_MAX, newer + 1, newer ^ (UINT64_C(1) << 40), newer & UINT32_MAX,
                                    models[0], UINT64_C(1) << 31, UINT64_C(0xffffffff), other.model ^ (UINT64_C(1) << 50)};
     for (size_t i = 0; i < COUNT(garbage); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         size_t needed = 0;
         blaze_model handle = garbage[i];
         CHECK_STATUS(blaze_route_update(rig.engine, handle, "{\"name\": \"newer\"}", &error), NOT_FOUND);
@@ -986,7 +986,7 @@ static void handles_that_are_stale_garbage_or_of_another_kind_are_refused(void) 
         CHECK(status == BLAZE_STATUS_NOT_FOUND || status == BLAZE_STATUS_INVALID_ARGUMENT);
     }
     blaze_ticket ticket = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, NULL, NULL), INVALID_ARGUMENT); /* a route is no model */
     CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, rig.queue, &ticket), INVALID_ARGUMENT);
     CHECK_INT(ticket, 0);
@@ -1070,7 +1070,7 @@ static void a_bad_configuration_is_refused_and_the_message_names_the_path(void) 
     struct rig rig = rig_route(NULL, "", 2, "");
     for (size_t i = 0; i < COUNT(bad_routes); i++) {
         blaze_model out = 0;
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         blaze_status status = blaze_route_create(rig.engine, bad_routes[i].json, &out, &error);
         if (status != BLAZE_STATUS_INVALID_CONFIG || error.status != status || !error.message[0] ||
             !strstr(error.message, bad_routes[i].text))
@@ -1093,7 +1093,7 @@ static void a_bad_configuration_is_refused_and_the_message_names_the_path(void) 
         {"", "EOF"}, {"{}", "model"}, {"{\"model\": 5}", "model: "}, {"{\"model\": \"c\", \"weight\": 0}", "weight: "},
         {"{\"model\": \"c\", \"more\": 0}", "more"}, {"\"c\"", ""}};
     for (size_t i = 0; i < COUNT(targets); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_route_target_add(rig.engine, rig.model, targets[i].json, &error), INVALID_CONFIG);
         CHECK_TEXT(error.message, targets[i].text);
     }
@@ -1104,7 +1104,7 @@ static void a_bad_configuration_is_refused_and_the_message_names_the_path(void) 
         {"{\"id\": 1, \"limits\": {\"concurrency\": 0}}", "limits.concurrency: "},
         {"{\"id\": 1, \"limits\": {\"per_second\": 5}}", "limits.per_second: "}, {"{\"id\": 1, \"name\": 5}", "name"}};
     for (size_t i = 0; i < COUNT(tenants); i++) {
-        blaze_error error = {0, "", 0};
+        blaze_error error = {.status = 0};
         CHECK_STATUS(blaze_tenant_set(rig.engine, tenants[i].json, &error), INVALID_CONFIG);
         CHECK_TEXT(error.message, tenants[i].text);
         char config[512];
@@ -1116,7 +1116,7 @@ static void a_bad_configuration_is_refused_and_the_message_names_the_path(void) 
         CHECK_TEXT(error.message, tenants[i].text);
         blaze_engine_destroy(engine);
     }
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_route_update(rig.engine, rig.model, "{\"name\": \"s\"}", &error), INVALID_CONFIG);
     CHECK_TEXT(error.message, "name: ");
     for (int i = 0; i < 4; i++) ask(&rig, i); /* as before */
@@ -1126,7 +1126,7 @@ static void a_bad_configuration_is_refused_and_the_message_names_the_path(void) 
 
 static void models_that_differ_cannot_stand_for_one_another(void) {
     struct rig rig = rig_route(NULL, "", 1, "");
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     blaze_model out = 0;
     const struct { const char *name, *mock, *text; } others[] = {
         {"wide", "\"inputs\": [{\"name\": \"x\", \"shape\": [\"batch\", 5]}]", "\"x\""},

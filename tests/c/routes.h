@@ -17,7 +17,7 @@ static inline long long info_number(blaze_engine *engine, blaze_model route, con
 
 static inline blaze_model new_route(blaze_engine *engine, const char *json) {
     blaze_model route = 0;
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_route_create(engine, json, &route, &error) != BLAZE_STATUS_OK) FAIL("route: %s", error.message);
     REQUIRE(route);
     return route;

@@ -14,7 +14,7 @@ static const char *report(blaze_engine *engine) {
 }
 
 static void configure(struct rig *rig, const char *json) {
-    blaze_error error = {0, "", 0};
+    blaze_error error = {.status = 0};
     if (blaze_model_configure(rig->engine, rig->model, json, &error) != BLAZE_STATUS_OK)
         FAIL("%s: %s", json, error.message);
 }

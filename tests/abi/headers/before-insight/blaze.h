@@ -1,0 +1,1165 @@
+/*
+ * Blaze: an AI inference engine that a program links into itself.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * In short: make an engine (blaze_engine_create) and a completion queue (blaze_queue_create), load a model
+ * (blaze_model_load), describe work in a blaze_request, hand it in (blaze_submit), take events out (blaze_poll or
+ * blaze_wait), look at the outputs (blaze_event_output), and give each event back (blaze_event_release). Or let
+ * blaze_infer do all that for one request.
+ *
+ * Conventions, which hold for every function:
+ * - Functions that can fail return a blaze_status; 0 is success. Outputs are written only on success, but for
+ *   `needed`. The reason of a failure goes to an optional blaze_error of the caller's; there is no thread-local
+ *   last error.
+ * - Any function may be called from any thread, but: a completion queue has one consumer at a time, and destroy
+ *   functions are exclusive. Never call into Blaze in the child of a fork that does not exec.
+ * - Pointers are checked for NULL, and numbers that stand for enums for their range. blaze_model and blaze_ticket are
+ *   numbers that are never used again, so stale ones are found out (NOT_FOUND).
+ * - Structs begin with struct_size, which the caller sets to sizeof: BLAZE_..._INIT does. They may grow at their end: an
+ *   older, shorter one is accepted, and so is a newer, longer one with zeroes in what this library does not know.
+ * - Configuration is JSON, with unknown keys and wrong types as errors that name the path.
+ * - Strings are UTF-8. Times are in nanoseconds, sizes in bytes, as the names say (_ns, _bytes).
+ * - Text is returned into a caller's buffer: with NULL and 0 a call says in `needed` how many bytes that takes.
+ * - The library never aborts, exits, prints (unless "log" says so) or installs signal handlers, and no panic inside it
+ *   reaches the caller: it becomes INTERNAL.
+ */
+
+#ifndef BLAZE_H
+#define BLAZE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Versions, statuses, errors ----------------------------------------------------------------------------------- */
+
+/// The version of the interface that this header describes: major << 16 | minor. A library with the same major
+/// number and the same or a higher minor number can be used with it.
+#define BLAZE_ABI_VERSION 65536
+
+/// What a call came to. 0 is success; every other number names one kind of failure, for ever.
+/// 1xx: an argument; 2xx: the state of things; 3xx: capacity; 4xx: the model; 5xx: the backend; 9xx: Blaze itself.
+typedef int32_t blaze_status;
+
+/// Why a call failed: memory of the caller's, which every function that takes one accepts as NULL. It is written
+/// only on failure.
+typedef struct blaze_error {
+    /// What the call returned.
+    blaze_status status;
+    /// A sentence for people, UTF-8, NUL-terminated, cut if it is longer.
+    char message[1012];
+    /// After so long, in nanoseconds, the same call may succeed: for RATE_LIMITED. 0: not known.
+    uint64_t retry_after_ns;
+} blaze_error;
+
+/// Success.
+#define BLAZE_STATUS_OK 0
+
+/// An argument is out of its range or otherwise unusable.
+#define BLAZE_STATUS_INVALID_ARGUMENT 100
+
+/// A pointer that must not be NULL is.
+#define BLAZE_STATUS_NULL_POINTER 101
+
+/// `struct_size` is wrong, or a field that this version does not know is set.
+#define BLAZE_STATUS_INVALID_STRUCT 102
+
+/// A configuration is not valid JSON, or has an unknown key or a wrong value; the message names its path.
+#define BLAZE_STATUS_INVALID_CONFIG 103
+
+/// A tensor's name is unknown, given twice, or missing.
+#define BLAZE_STATUS_INVALID_NAME 104
+
+/// An element type is unknown, or not the one that the model wants.
+#define BLAZE_STATUS_INVALID_DTYPE 105
+
+/// A rank or size is not what the model wants, is negative, zero where it must not be, or overflows.
+#define BLAZE_STATUS_INVALID_SHAPE 106
+
+/// A byte count does not match the shape.
+#define BLAZE_STATUS_INVALID_SIZE 107
+
+/// Understood, but not supported by this build or version.
+#define BLAZE_STATUS_UNSUPPORTED 108
+
+/// There is no such model, or no request waiting with such a ticket (any more).
+#define BLAZE_STATUS_NOT_FOUND 200
+
+/// The engine is shut down.
+#define BLAZE_STATUS_SHUT_DOWN 201
+
+/// Something is still in use.
+#define BLAZE_STATUS_BUSY 202
+
+/// The request was cancelled.
+#define BLAZE_STATUS_CANCELLED 203
+
+/// The request's deadline passed.
+#define BLAZE_STATUS_EXPIRED 204
+
+/// The call's own time ran out.
+#define BLAZE_STATUS_TIMEOUT 205
+
+/// Not possible in this state, such as pumping an engine that has threads.
+#define BLAZE_STATUS_INVALID_STATE 206
+
+/// A model of this name and version is loaded, or being loaded.
+#define BLAZE_STATUS_ALREADY_EXISTS 207
+
+/// The engine or the completion queue holds as many requests as it may: poll, release events, try again.
+#define BLAZE_STATUS_QUEUE_FULL 300
+
+/// Refused by a rate limit.
+#define BLAZE_STATUS_RATE_LIMITED 301
+
+/// Refused by a tenant's quota.
+#define BLAZE_STATUS_OVER_QUOTA 302
+
+/// The system or the device has no memory left.
+#define BLAZE_STATUS_OUT_OF_MEMORY 303
+
+/// It would not fit into `memory.budget_bytes`.
+#define BLAZE_STATUS_OVER_BUDGET 304
+
+/// The caller's buffer is too small.
+#define BLAZE_STATUS_BUFFER_TOO_SMALL 305
+
+/// The model file is not there or cannot be read.
+#define BLAZE_STATUS_MODEL_NOT_FOUND 400
+
+/// The model is corrupt.
+#define BLAZE_STATUS_MODEL_INVALID 401
+
+/// The model needs something that the backend does not have.
+#define BLAZE_STATUS_MODEL_UNSUPPORTED 402
+
+/// The backend failed to run the model.
+#define BLAZE_STATUS_BACKEND_FAILED 500
+
+/// The backend's library is missing or too old; the message lists where it was looked for.
+#define BLAZE_STATUS_BACKEND_UNAVAILABLE 501
+
+/// None of the execution providers asked for works here; the message says why for each.
+#define BLAZE_STATUS_PROVIDER_UNAVAILABLE 502
+
+/// The device is gone.
+#define BLAZE_STATUS_DEVICE_LOST 503
+
+/// A bug in Blaze, or a panic in a backend. The engine lives on.
+#define BLAZE_STATUS_INTERNAL 900
+
+/// The name of a status without its prefix, such as "QUEUE_FULL"; "UNKNOWN" for a number that is none.
+/// The string is static. Never blocks.
+const char *blaze_status_name(blaze_status status);
+
+/// The interface version of the loaded library, to compare with BLAZE_ABI_VERSION. Never blocks.
+uint32_t blaze_abi_version(void);
+
+/// The version of the loaded library, such as "0.1.0". The string is static. Never blocks.
+const char *blaze_version(void);
+
+/// The clock that deadlines are on: nanoseconds, monotonic, from an arbitrary start. Never blocks.
+uint64_t blaze_now_ns(void);
+
+/* Handles ------------------------------------------------------------------------------------------------------ */
+
+/// An engine: models, queues, threads and memory. Made by blaze_engine_create; several may live in one process.
+/// Any function may be called with it from any thread, but for blaze_engine_destroy, which must be the last.
+typedef struct blaze_engine blaze_engine;
+
+/// A completion queue, where events wait for the host. Made by blaze_queue_create. Any thread may submit to it;
+/// one thread at a time may poll or wait.
+typedef struct blaze_queue blaze_queue;
+
+/// A loaded model, or a route. Never 0, and never used again for another one, so a stale one is found out.
+typedef uint64_t blaze_model;
+
+/// A submitted piece of work. Never 0, and never used again for another one.
+typedef uint64_t blaze_ticket;
+
+/* Memory of the host's ----------------------------------------------------------------------------------------- */
+
+/// Where an engine takes the memory for its tensors from: weights, the inputs and outputs of batches, and what runs need
+/// in between. Start from BLAZE_ALLOCATOR_INIT. The functions are called from any thread, several at once, and must not
+/// call into Blaze. They must work until the engine is destroyed and its last event is released.
+typedef struct blaze_allocator {
+    /// sizeof(blaze_allocator).
+    uint32_t struct_size;
+    /// Must be 0.
+    uint32_t reserved;
+    /// Passed to both functions.
+    void *user;
+    /// Returns `size` bytes at a multiple of `alignment`, a power of two; or NULL if there are none.
+    void *(*allocate)(void *user, size_t size, size_t alignment);
+    /// Takes back what `allocate` has returned, with the same size.
+    void (*free)(void *user, void *address, size_t size);
+} blaze_allocator;
+
+/* Engines ------------------------------------------------------------------------------------------------------ */
+
+/// For blaze_engine_set_budget: no limit.
+#define BLAZE_BUDGET_UNLIMITED UINT64_MAX
+
+/// Makes an engine, and loads the models that its configuration names.
+///
+/// @param config_json  The configuration: a JSON object, UTF-8, read during the call only; NULL: all defaults:
+///                     "threads" (null: one for each core, serving all models; 0: none, see blaze_pump; N: N),
+///                     "onnxruntime": {"library" (null: search), "intra_op_threads" (1), "memory_pattern" (true),
+///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
+///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
+///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
+///                     README)}, "loading": {"concurrency" (2)},
+///                     "log": {"level" ("warn"), "target" ("none"; "stderr")},
+///                     "model_directory" (null), "models" ([]): see blaze_model_load,
+///                     "routes" ([]): see blaze_route_create, "tenants" ({}): see blaze_tenant_set,
+///                     "repository": {"directory" (null), "poll_ms" (null: read once)}.
+/// @param out          Receives the engine; destroy it with blaze_engine_destroy.
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Blocks while models load. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT (not UTF-8); INVALID_CONFIG; what blaze_model_load returns.
+blaze_status blaze_engine_create(const char *config_json,
+                                 blaze_engine **out,
+                                 blaze_error *err);
+
+/// As blaze_engine_create, with memory of the host's for tensors.
+///
+/// @param config_json  The configuration; NULL: all defaults.
+/// @param allocator    The host's functions. Read during the call only; the functions are used as long as the engine or
+///                     one of its events needs memory.
+/// @param out          Receives the engine; destroy it with blaze_engine_destroy.
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Blocks while models load. Threads: any.
+/// Returns what blaze_engine_create returns; INVALID_STRUCT.
+blaze_status blaze_engine_create_with_allocator(const char *config_json,
+                                                const blaze_allocator *allocator,
+                                                blaze_engine **out,
+                                                blaze_error *err);
+
+/// Changes "memory.budget_bytes": the most bytes that models and buffers of this engine may take. Models that have
+/// nothing to do leave memory at once until the rest fits; others follow as soon as they can. (A model whose event has just
+/// come may be busy for another moment.) An evicted model comes back for its next request, which waits for it within its
+/// deadline; if it cannot come back, because its files have changed, say, its requests fail with the reason, and it is
+/// tried again after a second. Pinned models, models that were loaded from memory, and buffers in use stay, so that more may be
+/// taken than the new budget for as long as they do; blaze_health_json tells.
+///
+/// @param engine        The engine.
+/// @param budget_bytes  The new budget; BLAZE_BUDGET_UNLIMITED: none.
+///
+/// Blocks while idle models are freed. Threads: any.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_engine_set_budget(blaze_engine *engine,
+                                     uint64_t budget_bytes);
+
+/// Gives memory back that is kept for later: idle buffers, spare batches, and free pages of the process's heap. Models
+/// stay. For a moment when the host has time, such as between two levels of a game; the engine does it by itself after
+/// "memory.idle_ms" without work.
+///
+/// @param engine  The engine.
+///
+/// Blocks for milliseconds. Threads: any.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_engine_trim(blaze_engine *engine);
+
+/// Stops taking work in and resolves every ticket: those that end within `drain_ns` as usual, the others with
+/// SHUT_DOWN. Runs that are still inside a backend are told to stop; their buffers are released when they do.
+/// Afterwards events can still be polled and released, and health and metrics be asked for. May be called again.
+///
+/// @param engine    The engine.
+/// @param drain_ns  The time given to accepted work, in nanoseconds; 0: none.
+///
+/// Blocks for at most about `drain_ns`; on an engine made with "threads": 0 it works on the calling thread meanwhile, and
+/// a run that it has begun ends first. Threads: any.
+/// Returns OK; NULL_POINTER.
+blaze_status blaze_engine_shutdown(blaze_engine *engine,
+                                   uint64_t drain_ns);
+
+/// Shuts the engine down at once, ends its threads, unloads its models and frees everything but completion queues
+/// and events that are not released, which stay valid until they are.
+///
+/// @param engine  The engine; NULL is fine. No other call with it may be running or follow.
+///
+/// Blocks until runs inside backends have returned. Threads: any, exclusively.
+void blaze_engine_destroy(blaze_engine *engine);
+
+/// Works on the calling thread, for an engine made with "threads": 0: loads, runs batches, expires requests. Does
+/// at least one piece of work if there is any, and starts no further one once `budget_ns` has passed. A run cannot be
+/// interrupted, so the last one may end later.
+///
+/// @param engine     The engine.
+/// @param budget_ns  The time to work for, in nanoseconds.
+/// @param did        Receives the pieces of work done, 0 if there was none; may be NULL.
+///
+/// Threads: any, also several at once.
+/// Returns OK; NULL_POINTER; INVALID_STATE if the engine has threads of its own.
+blaze_status blaze_pump(blaze_engine *engine,
+                        uint64_t budget_ns,
+                        uint32_t *did);
+
+/* Models ------------------------------------------------------------------------------------------------------- */
+
+/// Loads a model, checks whether its requests may be batched, warms it up, and starts its lanes.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration, one object of the engine's "models":
+///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
+///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
+///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
+///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
+///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
+///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
+///                    weights stay mapped, runs are slower), "progress" (false; see blaze_model_load_async),
+///                    "limits" ({}: as of a route, without "waiting"; see blaze_route_create), "recovery" (true: when it
+///                    has failed, it is tried with a synthetic request, and loaded anew if that fails).
+///                    In an engine with a repository, "name" and "version" without anything else load that version
+///                    from there, "name" alone the newest; other keys are in its model.json.
+/// @param out         Receives the model.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// A model that is loaded already, or is being loaded just now, with the same configuration is loaded once: `out` is the
+/// same handle. With another configuration it is ALREADY_EXISTS.
+///
+/// Blocks while it loads; other models go on. At most "loading.concurrency" models are loaded at once. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; SHUT_DOWN; OUT_OF_MEMORY; OVER_BUDGET;
+/// INVALID_STATE (another ONNX Runtime library is in use); MODEL_NOT_FOUND; MODEL_INVALID; MODEL_UNSUPPORTED;
+/// BACKEND_UNAVAILABLE; PROVIDER_UNAVAILABLE; INTERNAL.
+blaze_status blaze_model_load(blaze_engine *engine,
+                              const char *model_json,
+                              blaze_model *out,
+                              blaze_error *err);
+
+/// Loads a model from memory; otherwise as blaze_model_load. The configuration has no "path". A model with weights in
+/// external files must be loaded from its path.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration.
+/// @param data        The model's bytes. Read during the call only.
+/// @param size_bytes  How many.
+/// @param out         Receives the model.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// Blocks while it loads; other models go on. Threads: any.
+/// Returns what blaze_model_load returns.
+blaze_status blaze_model_load_memory(blaze_engine *engine,
+                                     const char *model_json,
+                                     const void *data,
+                                     size_t size_bytes,
+                                     blaze_model *out,
+                                     blaze_error *err);
+
+/// Loads a model in the background. The terminal event on `queue` has its status, and on success the model in its
+/// `model` field. blaze_cancel stops the load at any point. If the model's configuration has "progress": true, events of
+/// BLAZE_EVENT_PROGRESS come before. On an engine made with "threads": 0 the load runs in blaze_pump.
+///
+/// @param engine      The engine.
+/// @param model_json  The model's configuration. Read during the call only.
+/// @param queue       Where the event goes.
+/// @param user_data   Comes back in the event.
+/// @param out         Receives the load's ticket.
+/// @param err         Receives the reason of a failure to start; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; QUEUE_FULL; SHUT_DOWN.
+blaze_status blaze_model_load_async(blaze_engine *engine,
+                                    const char *model_json,
+                                    blaze_queue *queue,
+                                    uint64_t user_data,
+                                    blaze_ticket *out,
+                                    blaze_error *err);
+
+/// Finds a loaded model, or a route, by name. For a model of the repository "name" gives a handle that follows: it always
+/// means the newest version that works, also when that changes under load.
+///
+/// @param engine  The engine.
+/// @param name    "name" for its newest version, or "name:version".
+/// @param out     Receives the model.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND.
+blaze_status blaze_model_find(blaze_engine *engine,
+                              const char *name,
+                              blaze_model *out);
+
+/// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
+/// have any size), batching and why not, lanes, bytes, and the execution provider really used. For a route it is what
+/// blaze_route_info says.
+///
+/// @param engine    The engine.
+/// @param model     The model.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; BUFFER_TOO_SMALL.
+blaze_status blaze_model_info(blaze_engine *engine,
+                              blaze_model model,
+                              char *buffer,
+                              size_t capacity,
+                              size_t *needed);
+
+/// Unloads a model: its handle is stale at once, requests that it has still end as usual, then it is freed. An unload
+/// cannot be cancelled. The handle of a name in the repository unloads all its versions.
+///
+/// The terminal event's text is the receipt, a JSON object: "model", "bytes_before" and "bytes_after" (its weights and
+/// buffers), "freed_bytes", "stayed" (a list of {"what", "bytes"}: why not all of it is free yet), and
+/// "process_bytes_before" and "process_bytes_after" (the memory of the whole process, or null). For a name with several
+/// versions it is {"models": a list of them}. Receipts are also in blaze_health_json, in "recent".
+///
+/// @param engine  The engine.
+/// @param model   The model.
+/// @param queue   Where the terminal event goes when all is done, with user_data 0; NULL: wait for that here.
+/// @param out     Receives the unload's ticket; may be NULL, and is not written if `queue` is NULL.
+///
+/// Blocks if `queue` is NULL, until the model's requests have ended. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; QUEUE_FULL; SHUT_DOWN; INVALID_ARGUMENT; INVALID_STATE for one version of a model
+/// in the repository.
+blaze_status blaze_model_unload(blaze_engine *engine,
+                                blaze_model model,
+                                blaze_queue *queue,
+                                blaze_ticket *out);
+
+/// Reads the engine's repository again, a directory of name/version/model.onnx, with name/model.json and
+/// name/version/model.json as far as they are there: they have the keys of blaze_model_load without "name", "version" and
+/// "path", the first one also "versions" ("newest", "all" or a list), the second one also "sha256". Loads new versions,
+/// switches names to the newest ones that work, and unloads what is gone. Versions that could not be loaded before are
+/// tried again; a broken one leaves the old one serving. Requests go on meanwhile, and none fails because of the switch.
+/// The engine does the same every "repository.poll_ms", if that is set.
+///
+/// @param engine     The engine.
+/// @param queue      Where the terminal event goes when all is done; NULL: wait for that here. Its text is the report
+///                   that blaze_health_json has in "repository", with broken versions and why they are.
+/// @param user_data  Comes back in the event.
+/// @param out        Receives the ticket; may be NULL, and is not written if `queue` is NULL.
+/// @param err        Receives the reason of a failure; may be NULL.
+///
+/// Blocks if `queue` is NULL, while models load. Threads: any.
+/// Returns OK, also if versions are broken; NULL_POINTER; INVALID_ARGUMENT; QUEUE_FULL; SHUT_DOWN; INVALID_STATE if the
+/// engine has no repository; INVALID_CONFIG if its directory cannot be read.
+blaze_status blaze_repository_rescan(blaze_engine *engine,
+                                     blaze_queue *queue,
+                                     uint64_t user_data,
+                                     blaze_ticket *out,
+                                     blaze_error *err);
+
+/* Routes and tenants ------------------------------------------------------------------------------------------- */
+
+/// A target that a strategy may pick.
+typedef struct blaze_route_target {
+    /// The target's "model". Valid during the call.
+    const char *model;
+    /// Requests that are with it.
+    uint32_t in_flight;
+    /// As it was configured.
+    uint32_t weight;
+    /// A moving average of its response time, in nanoseconds, in which a rise counts at once; 0: nothing is known.
+    uint64_t latency_ns;
+    /// The share of its requests that have failed of late, from 0 to 1.
+    float failing_share;
+    /// Batches that wait, run and fill, over what its model runs at once.
+    float load;
+} blaze_route_target;
+
+/// What a strategy picks for.
+typedef struct blaze_route_choice {
+    /// sizeof(blaze_route_choice).
+    uint32_t struct_size;
+    /// How far apart targets are, in bytes: at least sizeof(blaze_route_target).
+    uint32_t target_stride;
+    /// The targets that can be asked; at least one.
+    const struct blaze_route_target *targets;
+    uint32_t targets_count;
+    /// 0.
+    uint32_t reserved;
+    /// The request's own.
+    uint64_t session_id;
+    uint64_t tenant_id;
+    uint64_t route_key;
+    /// On the clock of blaze_now_ns.
+    uint64_t now_ns;
+} blaze_route_choice;
+
+/// Picks a target: returns its place among those of the choice. Any other number means the first.
+typedef uint32_t (*blaze_strategy_pick)(void *user, const struct blaze_route_choice *choice);
+
+/// Makes a route: a name, used in requests like a model's, that stands for several models. The models may be loaded before
+/// or after; requests go to those that are there. They must have the same inputs and outputs.
+///
+/// @param engine      The engine.
+/// @param route_json  The route's configuration, one object of the engine's "routes":
+///                    "name" (required; no model may have it),
+///                    "targets" ([]): objects of "model" ("name" or "name:version"; required), "weight" (1), "tier" (0:
+///                    higher tiers get requests only when no lower one can), "concurrency" (null: requests at once).
+///                    "strategy" ("round_robin"; also "weighted_round_robin", "least_connections",
+///                    "least_response_time", "least_loaded", "power_of_two", "consistent_hash", "client_hash" (by
+///                    tenant_id), "adaptive" (learns the best target), or a name of blaze_strategy_register), or
+///                    {"name", "load_factor" (1.25, for consistent_hash), "explore" (0.01, for adaptive), "memory_ms"
+///                    (2000: how long what was seen counts)}.
+///                    "hash_on" ("session"; or "tenant", "key"): what consistent_hash goes by.
+///                    "sticky": {"enabled" (false), "ttl_ms" (600000), "capacity" (16384)}: requests of a session_id go
+///                    where its last one went, as long as that target is well.
+///                    "breaker": {"enabled" (true), "consecutive_failures" (5), "error_rate" (0.5), "slow_rate" (0.5),
+///                    "slow_ms" (null: what is slow is learned), "slow_factor" (5), "minimum_calls" (10), "window_ms"
+///                    (1000), "backoff_ms" (50), "backoff_max_ms" (500), "jitter" (0.2), "probes" (1), "successes" (3)}:
+///                    when a target is left alone, and how it comes back. The last target is never left alone.
+///                    "retry": {"attempts" (3, at most 4), "budget" (0.2: retries for each request), "reserve" (100 a
+///                    second besides), "attempt_timeout_ms" (null: learned; 0: none; otherwise the request ends
+///                    as TIMEOUT when no other attempt is left)}: how a failed request goes to another target, within
+///                    its deadline.
+///                    "hedge": {"quantile" (null; such as 0.95), "budget" (0.05), "minimum_ms" (1)}: a second target
+///                    is asked when the first one takes longer than that share of requests do.
+///                    "health": {"interval_ms" (null: none), "timeout_ms" (null: the interval)}: synthetic requests.
+///                    "limits": {"requests_per_second", "burst", "rows_per_second", "burst_rows", "concurrency" (null:
+///                    none), "waiting" (0: requests that wait when "concurrency" is reached, tenants in turn)}.
+/// @param out         Receives the route's handle, for the `model` of requests.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// An event's `model` is the model that has answered. Inputs that are borrowed are copied. Attempts that fail with
+/// BACKEND_FAILED, DEVICE_LOST, OUT_OF_MEMORY or INTERNAL, or take too long, are made again elsewhere.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; SHUT_DOWN; OUT_OF_MEMORY.
+blaze_status blaze_route_create(blaze_engine *engine,
+                                const char *route_json,
+                                blaze_model *out,
+                                blaze_error *err);
+
+/// Gives a route another configuration, with the same name. What is known of targets that stay is kept, unless "breaker"
+/// changes. Requests that are under way end as they would have.
+///
+/// @param engine      The engine.
+/// @param route       The route.
+/// @param route_json  The whole configuration, as for blaze_route_create.
+/// @param err         Receives the reason of a failure, after which the route is as before; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; NOT_FOUND; SHUT_DOWN.
+blaze_status blaze_route_update(blaze_engine *engine,
+                                blaze_model route,
+                                const char *route_json,
+                                blaze_error *err);
+
+/// Takes a route out: its handle is stale at once, and its name free. Requests that are under way end where they are,
+/// without further attempts; requests that wait for their turn end as CANCELLED. Models stay.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND.
+blaze_status blaze_route_destroy(blaze_engine *engine,
+                                 blaze_model route);
+
+/// Adds a target to a route.
+///
+/// @param engine       The engine.
+/// @param route        The route.
+/// @param target_json  One object of the route's "targets".
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; ALREADY_EXISTS; NOT_FOUND; SHUT_DOWN.
+blaze_status blaze_route_target_add(blaze_engine *engine,
+                                    blaze_model route,
+                                    const char *target_json,
+                                    blaze_error *err);
+
+/// Takes a target out of a route. Requests that it has end there.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+/// @param model   The target's "model", as it was configured.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND (the route or the target); SHUT_DOWN.
+blaze_status blaze_route_target_remove(blaze_engine *engine, blaze_model route, const char *model);
+
+/// Has a target get no more requests, while it ends those that it has; or lets it get requests again. When its "in_flight"
+/// in blaze_route_info is 0, it may be unloaded without a request noticing.
+///
+/// @param engine  The engine.
+/// @param route   The route.
+/// @param model   The target's "model", as it was configured.
+/// @param drain   1: no more requests; 0: requests again.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; NOT_FOUND (the route or the target).
+blaze_status blaze_route_target_drain(blaze_engine *engine,
+                                      blaze_model route,
+                                      const char *model,
+                                      uint32_t drain);
+
+/// Describes a route as JSON: its configuration, inputs and outputs, and for each target its state ("ready", "degraded":
+/// failures of late or a half-open breaker, "failed": an open breaker, a failed model or failed checks, "draining",
+/// "unbound": no such model), requests, failures, latency quantiles in nanoseconds, requests in flight, breaker, and the
+/// cost that "adaptive" has learned. blaze_model_info of a route's handle is the same.
+///
+/// @param engine    The engine.
+/// @param route     The route.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND; BUFFER_TOO_SMALL.
+blaze_status blaze_route_info(blaze_engine *engine,
+                              blaze_model route,
+                              char *buffer,
+                              size_t capacity,
+                              size_t *needed);
+
+/// Makes or changes a tenant: what its requests may take, and its share when more is wanted than there is. Requests name
+/// their tenant by `tenant_id`.
+///
+/// @param engine       The engine.
+/// @param tenant_json  One object of the engine's "tenants": {"default": limits of those not listed, "capacity" (4096),
+///                     "list"}: "id" (required, not 0), "class" (null: a name for metrics), "weight" (1), "limits"
+///                     (as of a route, without "waiting").
+/// @param err          Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_CONFIG; OVER_QUOTA (as many tenants as there may be).
+blaze_status blaze_tenant_set(blaze_engine *engine,
+                              const char *tenant_json,
+                              blaze_error *err);
+
+/// Makes a strategy of the host's known, for the "strategy" of routes that are made or changed from now on. It stays until
+/// the engine is destroyed.
+///
+/// @param engine  The engine.
+/// @param name    Its name, which no other strategy has.
+/// @param pick    Called for each request of such a route by the thread that submits it, and by threads of the engine's for
+///                further attempts; several at once. It must be quick, and must not call into Blaze.
+/// @param user    Passed to `pick`. It must live until the engine is destroyed.
+/// @param err     Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; ALREADY_EXISTS.
+blaze_status blaze_strategy_register(blaze_engine *engine,
+                                     const char *name,
+                                     blaze_strategy_pick pick,
+                                     void *user,
+                                     blaze_error *err);
+
+/* Tensors ------------------------------------------------------------------------------------------------------ */
+
+/// The most axes a tensor may have.
+#define BLAZE_MAX_RANK 32
+
+/// An element type, numbered as in ONNX.
+typedef uint32_t blaze_dtype;
+
+/// Where a tensor's memory is.
+typedef uint32_t blaze_memory;
+
+/// One element of a string tensor: UTF-8 by convention, not NUL-terminated.
+typedef struct blaze_string {
+    const char *data;
+    size_t size_bytes;
+} blaze_string;
+
+/// A tensor: row-major elements, or a caller's buffer for them. Start from BLAZE_TENSOR_INIT.
+typedef struct blaze_tensor {
+    /// sizeof(blaze_tensor).
+    uint32_t struct_size;
+    blaze_dtype dtype;
+    /// The input's or output's name in the model; NULL: by position.
+    const char *name;
+    /// Sizes of the axes, outermost first; may be NULL if rank is 0.
+    const int64_t *shape;
+    uint32_t rank;
+    blaze_memory memory;
+    /// The device's number, for device memory.
+    int32_t device;
+    /// Must be 0.
+    uint32_t reserved;
+    /// The elements; for strings an array of blaze_string.
+    void *data;
+    /// Bytes at `data`. For an input exactly what the shape takes; for a caller's output buffer at least that.
+    size_t size_bytes;
+} blaze_tensor;
+
+/// 32-bit IEEE float.
+#define BLAZE_DTYPE_F32 1
+
+#define BLAZE_DTYPE_U8 2
+
+#define BLAZE_DTYPE_I8 3
+
+#define BLAZE_DTYPE_U16 4
+
+#define BLAZE_DTYPE_I16 5
+
+#define BLAZE_DTYPE_I32 6
+
+#define BLAZE_DTYPE_I64 7
+
+/// Strings: the data is an array of blaze_string.
+#define BLAZE_DTYPE_STRING 8
+
+/// One byte, 0 or 1.
+#define BLAZE_DTYPE_BOOL 9
+
+/// 16-bit IEEE float.
+#define BLAZE_DTYPE_F16 10
+
+/// 64-bit IEEE float.
+#define BLAZE_DTYPE_F64 11
+
+#define BLAZE_DTYPE_U32 12
+
+#define BLAZE_DTYPE_U64 13
+
+/// Two 32-bit floats.
+#define BLAZE_DTYPE_COMPLEX64 14
+
+/// Two 64-bit floats.
+#define BLAZE_DTYPE_COMPLEX128 15
+
+/// The upper 16 bits of a 32-bit float.
+#define BLAZE_DTYPE_BF16 16
+
+#define BLAZE_DTYPE_F8E4M3FN 17
+
+#define BLAZE_DTYPE_F8E4M3FNUZ 18
+
+#define BLAZE_DTYPE_F8E5M2 19
+
+#define BLAZE_DTYPE_F8E5M2FNUZ 20
+
+/// Two to a byte, the first in the low bits; so are the other types of less than a byte.
+#define BLAZE_DTYPE_U4 21
+
+#define BLAZE_DTYPE_I4 22
+
+#define BLAZE_DTYPE_F4E2M1 23
+
+#define BLAZE_DTYPE_F8E8M0 24
+
+#define BLAZE_DTYPE_U2 25
+
+#define BLAZE_DTYPE_I2 26
+
+/// Ordinary memory of the process.
+#define BLAZE_MEMORY_HOST 0
+
+/// Page-locked host memory. Not supported by this version.
+#define BLAZE_MEMORY_PINNED 1
+
+/// Memory of a CUDA device. Not supported by this version.
+#define BLAZE_MEMORY_CUDA 2
+
+/* Events ------------------------------------------------------------------------------------------------------- */
+
+/// Another event for this ticket will follow: keep polling, also after a shutdown.
+#define BLAZE_EVENT_FLAG_MORE 1
+
+/// Borrowed inputs and output buffers are the host's again.
+#define BLAZE_EVENT_FLAG_BUFFERS_RELEASED 2
+
+/// What an event says.
+typedef uint32_t blaze_event_kind;
+
+/// Where a request's time went, in nanoseconds.
+typedef struct blaze_timing {
+    /// From submit until a lane took the request.
+    uint64_t queued_ns;
+    /// From there until the run started.
+    uint64_t batched_ns;
+    /// Inside the backend.
+    uint64_t computed_ns;
+    /// Rows in the batch, the request's own among them.
+    uint32_t batch_rows;
+    uint32_t reserved;
+} blaze_timing;
+
+/// Something that happened to a ticket. Written by blaze_poll, blaze_wait and blaze_infer; give it back with
+/// blaze_event_release.
+typedef struct blaze_event {
+    /// Written by the library; set it to sizeof(blaze_event) (BLAZE_EVENT_INIT) for blaze_infer.
+    uint32_t struct_size;
+    blaze_event_kind kind;
+    blaze_status status;
+    /// BLAZE_EVENT_FLAG_MORE, BLAZE_EVENT_FLAG_BUFFERS_RELEASED
+    uint32_t flags;
+    blaze_ticket ticket;
+    /// The request's.
+    uint64_t user_data;
+    /// The model that ran; for blaze_model_load_async the model that was loaded.
+    blaze_model model;
+    struct blaze_timing timing;
+    /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
+    /// Valid until the event is released.
+    const char *text;
+    size_t text_bytes;
+    /// From 0 to 1, in events of progress.
+    float progress;
+    /// How many outputs blaze_event_output can return.
+    uint32_t outputs_count;
+    /// The library's own.
+    void *internal;
+} blaze_event;
+
+/// The ticket's work has ended: the one terminal event that every accepted ticket has; its status says how.
+#define BLAZE_EVENT_DONE 1
+
+/// Some of it is done: a load in the background whose model has "progress": true has come further. `progress` says how
+/// far, `text` what comes next: "waiting" (for its turn and for room), "reading", "checking", "warming up", "loaded".
+/// Stages that pass before the host looks are left out.
+#define BLAZE_EVENT_PROGRESS 2
+
+/// A piece of generated text. Not produced by this version.
+#define BLAZE_EVENT_TOKEN 3
+
+/// Buffers lent with a request that was resolved early while it ran (cancelled, expired, shut down) are the host's
+/// again. Its status is OK, and it has no outputs.
+#define BLAZE_EVENT_BUFFERS_RELEASED 4
+
+/// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
+/// in the caller's own buffer if the request gave one for this output.
+///
+/// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
+/// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
+/// @param view   Receives the view; set its struct_size (BLAZE_TENSOR_INIT).
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STRUCT; NOT_FOUND if there is no such output, or the event was released.
+blaze_status blaze_event_output(const struct blaze_event *event,
+                                uint32_t index,
+                                blaze_tensor *view);
+
+/// Gives back what an event holds: its outputs and text. Every event may be released, also one that holds nothing, and
+/// releasing it twice does nothing more. Works after blaze_engine_destroy too; but a copy of an event that was released
+/// must not be used then.
+///
+/// @param event  The event; NULL is fine.
+///
+/// Never blocks. Threads: any.
+void blaze_event_release(struct blaze_event *event);
+
+/* Requests ----------------------------------------------------------------------------------------------------- */
+
+/// A flag of requests: input data need not be copied. It stays the caller's, unchanged, until an event for the ticket
+/// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type. Requests that are joined with
+/// others are copied into their batch all the same, before the call returns.
+#define BLAZE_REQUEST_BORROW 1
+
+/// How urgent a request is. What waits long enough overtakes any priority.
+typedef int32_t blaze_priority;
+
+/// One piece of work. Start from BLAZE_REQUEST_INIT. Nothing in it needs to outlive the call, but for the data of
+/// borrowed inputs and of output buffers.
+typedef struct blaze_request {
+    /// sizeof(blaze_request).
+    uint32_t struct_size;
+    /// BLAZE_REQUEST_BORROW or 0.
+    uint32_t flags;
+    /// A model, or a route.
+    blaze_model model;
+    blaze_priority priority;
+    /// Must be 0.
+    uint32_t reserved;
+    /// When the request is to be given up, on the clock of blaze_now_ns; 0: never.
+    uint64_t deadline_ns;
+    /// For routes: requests of the same session may go to the same target; 0: none.
+    uint64_t session_id;
+    /// Whose limits the request is under, and whose turn it takes; 0: nobody's.
+    uint64_t tenant_id;
+    /// Comes back in every event.
+    uint64_t user_data;
+    /// All with the same struct_size.
+    const blaze_tensor *inputs;
+    /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
+    /// are ignored, and the memory stays lent until the terminal event.
+    const blaze_tensor *outputs;
+    uint32_t inputs_count;
+    uint32_t outputs_count;
+    /// For routes with "hash_on": "key": requests with the same key go to the same target; 0: none.
+    uint64_t route_key;
+} blaze_request;
+
+#define BLAZE_PRIORITY_LOW -1
+
+#define BLAZE_PRIORITY_NORMAL 0
+
+#define BLAZE_PRIORITY_HIGH 1
+
+#define BLAZE_PRIORITY_CRITICAL 2
+
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
+/// is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
+/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is
+/// no other target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has
+/// waited, and there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is
+/// run once more alone, so that one request's bad values do not fail the others.
+///
+/// @param engine   The engine.
+/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
+/// @param queue    Where the events go: a queue of this engine.
+/// @param out      Receives the ticket, never before the request is accepted; may be NULL.
+/// @param err      Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; INVALID_STRUCT; INVALID_NAME; INVALID_DTYPE; INVALID_SHAPE; INVALID_SIZE;
+/// UNSUPPORTED; NOT_FOUND (the model, the route, or every target of a route); SHUT_DOWN; QUEUE_FULL; RATE_LIMITED (with
+/// `retry_after_ns`); OVER_QUOTA; OVER_BUDGET; OUT_OF_MEMORY.
+blaze_status blaze_submit(blaze_engine *engine,
+                          const struct blaze_request *request,
+                          blaze_queue *queue,
+                          blaze_ticket *out,
+                          blaze_error *err);
+
+/// Submits a request and waits for its end. Runs it on the calling thread if the model is idle, so that nothing is
+/// handed over.
+///
+/// @param engine      The engine.
+/// @param request     The work, as for blaze_submit.
+/// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever. With borrowed inputs the call
+///                    returns only when the backend has let go of them, which may be later; and so it does on an
+///                    engine made with "threads": 0, where nobody can interrupt a run on the calling thread.
+/// @param out         Receives the terminal event, on success only; set its struct_size (BLAZE_EVENT_INIT). Release it.
+/// @param err         Receives the reason of a failure; may be NULL.
+///
+/// Blocks. Threads: any.
+/// Returns OK; what blaze_submit returns; TIMEOUT; or the status of the request's event.
+blaze_status blaze_infer(blaze_engine *engine,
+                         const struct blaze_request *request,
+                         uint64_t timeout_ns,
+                         blaze_event *out,
+                         blaze_error *err);
+
+/// Asks for a request or a load to be given up. It is resolved as CANCELLED at once, unless it has ended already; work
+/// inside a backend is told to stop, and buffers lent to it are released when it does. May be called again.
+///
+/// @param engine  The engine.
+/// @param ticket  The ticket.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; NOT_FOUND if there is nothing (left) to cancel.
+blaze_status blaze_cancel(blaze_engine *engine,
+                          blaze_ticket ticket);
+
+/* Completion queues -------------------------------------------------------------------------------------------- */
+
+/// Makes a completion queue. An engine may have many.
+///
+/// @param engine    The engine.
+/// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight,
+///                  two for a borrowing one that is not joined with others. Submit fails with QUEUE_FULL rather than overflow it.
+/// @param out       Receives the queue; destroy it with blaze_queue_destroy.
+/// @param err       Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; SHUT_DOWN.
+blaze_status blaze_queue_create(blaze_engine *engine,
+                                uint32_t capacity,
+                                blaze_queue **out,
+                                blaze_error *err);
+
+/// Destroys a completion queue, and closes its descriptor.
+///
+/// @param queue  The queue; NULL is fine. On BUSY it stays as it is.
+///
+/// Never blocks. Threads: any, exclusively.
+/// Returns OK; BUSY while tickets target it or events wait in it, unless its engine is destroyed.
+blaze_status blaze_queue_destroy(blaze_queue *queue);
+
+/// Takes events without waiting.
+///
+/// @param queue     The queue.
+/// @param events    Receives up to `capacity` events, `stride` bytes apart. Release each.
+/// @param stride    sizeof(blaze_event).
+/// @param capacity  Room in `events`.
+///
+/// Never blocks. Threads: one at a time; a second one that comes meanwhile gets 0.
+/// Returns the number of events written; 0 also for NULL or a wrong stride.
+uint32_t blaze_poll(blaze_queue *queue, blaze_event *events, size_t stride, uint32_t capacity);
+
+/// Takes events, and waits for the first one if there is none. On an engine made with "threads": 0 it works
+/// meanwhile, as blaze_pump does.
+///
+/// @param queue       The queue.
+/// @param events      Receives up to `capacity` events, `stride` bytes apart. Release each.
+/// @param stride      sizeof(blaze_event).
+/// @param capacity    Room in `events`.
+/// @param timeout_ns  How long to wait at most, in nanoseconds; UINT64_MAX: for ever.
+///
+/// Blocks for at most about `timeout_ns`. Threads: one at a time; a second one that comes meanwhile gets 0 at once.
+/// Returns the number of events written; 0 after the timeout, at once when the engine is shut down and nothing is
+/// outstanding, and for NULL or a wrong stride.
+uint32_t blaze_wait(blaze_queue *queue,
+                    blaze_event *events,
+                    size_t stride,
+                    uint32_t capacity,
+                    uint64_t timeout_ns);
+
+/// A descriptor that is readable while events wait, to put into epoll, kqueue, poll or select. Do not read from it or
+/// close it: it follows the queue by itself, and is closed with it.
+///
+/// @param queue  The queue.
+/// @param fd     Receives the descriptor, the same one every time.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER; OUT_OF_MEMORY if the process has no descriptors left.
+blaze_status blaze_queue_fd(blaze_queue *queue,
+                            int *fd);
+
+/* Health and metrics ------------------------------------------------------------------------------------------- */
+
+/// How an engine is.
+typedef uint32_t blaze_health_state;
+
+/// An engine's health. Start from BLAZE_HEALTH_INFO_INIT.
+typedef struct blaze_health_info {
+    /// sizeof(blaze_health_info).
+    uint32_t struct_size;
+    blaze_health_state state;
+    /// 1 while requests are taken, 0 after shutdown.
+    uint32_t accepting;
+    uint32_t models_ready;
+    uint32_t models_degraded;
+    uint32_t models_failed;
+    /// Requests that no lane has taken yet.
+    uint64_t queue_depth;
+    /// Accepted tickets without a terminal event.
+    uint64_t in_flight;
+    /// Bytes in the engine's ledger: models, buffers and caches.
+    uint64_t memory_bytes;
+} blaze_health_info;
+
+/// The quantiles of a duration since the engine was made, in nanoseconds, at most 3 % too high.
+typedef struct blaze_quantiles {
+    uint64_t p50_ns;
+    uint64_t p90_ns;
+    uint64_t p99_ns;
+    uint64_t p999_ns;
+} blaze_quantiles;
+
+/// An engine's counters since it was made. Start from BLAZE_METRICS_INFO_INIT.
+typedef struct blaze_metrics_info {
+    /// sizeof(blaze_metrics_info).
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t requests_accepted;
+    /// Submits that were refused.
+    uint64_t requests_rejected;
+    uint64_t requests_ok;
+    uint64_t requests_failed;
+    uint64_t requests_cancelled;
+    uint64_t requests_expired;
+    uint64_t requests_shut_down;
+    uint64_t batches;
+    /// Rows in all batches; divided by `batches`, the mean batch size.
+    uint64_t rows;
+    uint64_t in_flight;
+    uint64_t queue_depth;
+    uint64_t memory_bytes;
+    /// From submit to the end, of requests that ended well.
+    struct blaze_quantiles duration;
+    uint64_t duration_max_ns;
+    /// From submit until a lane took the request.
+    struct blaze_quantiles queued;
+    /// Inside the backend, per batch.
+    struct blaze_quantiles computed;
+} blaze_metrics_info;
+
+/// A form of blaze_metrics_text.
+typedef uint32_t blaze_metrics_format;
+
+/// Every model is ready, and requests are taken.
+#define BLAZE_HEALTH_OK 1
+
+/// The latest run of some model failed.
+#define BLAZE_HEALTH_DEGRADED 2
+
+/// No model works, or the engine is shut down.
+#define BLAZE_HEALTH_FAILED 3
+
+/// Prometheus' text exposition format, version 0.0.4.
+#define BLAZE_METRICS_PROMETHEUS 1
+
+/// One JSON object.
+#define BLAZE_METRICS_JSON 2
+
+/// Says how an engine is.
+///
+/// @param engine  The engine.
+/// @param out     Receives the answer; set its struct_size (BLAZE_HEALTH_INFO_INIT).
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STRUCT.
+blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
+
+/// The same as JSON, with every model's state and provider, and the ONNX Runtime library in use. Besides:
+/// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
+///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
+///   "evictions", and "misses": requests for a model that was not in memory;
+/// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
+///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
+///   "reloads", "evicted_because" and "reload_error" (text or null);
+/// - "loading": the names, with their versions, of models that are being loaded for the first time;
+/// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
+/// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
+///   that are "broken", with the reason.
+///
+/// @param engine    The engine.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; BUFFER_TOO_SMALL.
+blaze_status blaze_health_json(blaze_engine *engine,
+                               char *buffer,
+                               size_t capacity,
+                               size_t *needed);
+
+/// Reads an engine's counters and latency quantiles.
+///
+/// @param engine  The engine.
+/// @param out     Receives them; set its struct_size (BLAZE_METRICS_INFO_INIT).
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_STRUCT.
+blaze_status blaze_metrics(blaze_engine *engine, struct blaze_metrics_info *out);
+
+/// Writes an engine's metrics, and those of its models, as text.
+///
+/// @param engine    The engine.
+/// @param format    BLAZE_METRICS_PROMETHEUS or BLAZE_METRICS_JSON.
+/// @param buffer    Receives the text, NUL-terminated; NULL with capacity 0: only `needed` is written.
+/// @param capacity  Bytes at `buffer`.
+/// @param needed    Receives the bytes that the text takes with its NUL, also on BUFFER_TOO_SMALL; may be NULL. The
+///                  text may have grown by the next call.
+///
+/// Never blocks for long. Threads: any.
+/// Returns OK; NULL_POINTER; INVALID_ARGUMENT; BUFFER_TOO_SMALL.
+blaze_status blaze_metrics_text(blaze_engine *engine,
+                                blaze_metrics_format format,
+                                char *buffer,
+                                size_t capacity,
+                                size_t *needed);
+
+/* Values to start from --------------------------------------------------------------------------------------- */
+
+/* struct_size is set, everything else is zero. */
+#define BLAZE_ALLOCATOR_INIT {sizeof(blaze_allocator), 0, NULL, NULL, NULL}
+#define BLAZE_TENSOR_INIT {sizeof(blaze_tensor), 0, NULL, NULL, 0, 0, 0, 0, NULL, 0}
+#define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0}
+#define BLAZE_EVENT_INIT \
+    {sizeof(blaze_event), 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0}, NULL, 0, 0.0f, 0, NULL}
+#define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0}
+#define BLAZE_METRICS_INFO_INIT \
+    {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}}
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* BLAZE_H */
