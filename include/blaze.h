@@ -480,12 +480,15 @@ typedef struct blaze_route_choice {
     uint32_t target_stride;
     /// The targets that can be asked; at least one.
     const struct blaze_route_target *targets;
+    /// How many `targets` there are.
     uint32_t targets_count;
     /// 0.
     uint32_t reserved;
     /// The request's own.
     uint64_t session_id;
+    /// The request's; 0: none.
     uint64_t tenant_id;
+    /// The request's; 0: none.
     uint64_t route_key;
     /// On the clock of blaze_now_ns.
     uint64_t now_ns;
@@ -666,7 +669,9 @@ typedef uint32_t blaze_memory;
 
 /// One element of a string tensor: UTF-8 by convention, not NUL-terminated.
 typedef struct blaze_string {
+    /// The first byte; may be NULL if there are none.
     const char *data;
+    /// How many bytes, without any NUL at the end.
     size_t size_bytes;
 } blaze_string;
 
@@ -674,12 +679,15 @@ typedef struct blaze_string {
 typedef struct blaze_tensor {
     /// sizeof(blaze_tensor).
     uint32_t struct_size;
+    /// The type of an element, such as BLAZE_DTYPE_F32.
     blaze_dtype dtype;
     /// The input's or output's name in the model; NULL: by position.
     const char *name;
     /// Sizes of the axes, outermost first; may be NULL if rank is 0.
     const int64_t *shape;
+    /// How many sizes `shape` has; 0: a scalar.
     uint32_t rank;
+    /// Where `data` is: BLAZE_MEMORY_HOST.
     blaze_memory memory;
     /// The device's number, for device memory.
     int32_t device;
@@ -694,16 +702,22 @@ typedef struct blaze_tensor {
 /// 32-bit IEEE float.
 #define BLAZE_DTYPE_F32 1
 
+/// 8-bit unsigned integer.
 #define BLAZE_DTYPE_U8 2
 
+/// 8-bit signed integer.
 #define BLAZE_DTYPE_I8 3
 
+/// 16-bit unsigned integer.
 #define BLAZE_DTYPE_U16 4
 
+/// 16-bit signed integer.
 #define BLAZE_DTYPE_I16 5
 
+/// 32-bit signed integer.
 #define BLAZE_DTYPE_I32 6
 
+/// 64-bit signed integer.
 #define BLAZE_DTYPE_I64 7
 
 /// Strings: the data is an array of blaze_string.
@@ -718,8 +732,10 @@ typedef struct blaze_tensor {
 /// 64-bit IEEE float.
 #define BLAZE_DTYPE_F64 11
 
+/// 32-bit unsigned integer.
 #define BLAZE_DTYPE_U32 12
 
+/// 64-bit unsigned integer.
 #define BLAZE_DTYPE_U64 13
 
 /// Two 32-bit floats.
@@ -731,25 +747,34 @@ typedef struct blaze_tensor {
 /// The upper 16 bits of a 32-bit float.
 #define BLAZE_DTYPE_BF16 16
 
+/// 8-bit float: 4 bits of exponent, 3 of mantissa; no infinities.
 #define BLAZE_DTYPE_F8E4M3FN 17
 
+/// The same, with one zero and one NaN.
 #define BLAZE_DTYPE_F8E4M3FNUZ 18
 
+/// 8-bit float: 5 bits of exponent, 2 of mantissa.
 #define BLAZE_DTYPE_F8E5M2 19
 
+/// The same, with one zero, one NaN and no infinities.
 #define BLAZE_DTYPE_F8E5M2FNUZ 20
 
-/// Two to a byte, the first in the low bits; so are the other types of less than a byte.
+/// 4-bit unsigned integer. Two to a byte, the first in the low bits; so are the other types of less than a byte.
 #define BLAZE_DTYPE_U4 21
 
+/// 4-bit signed integer.
 #define BLAZE_DTYPE_I4 22
 
+/// 4-bit float: 2 bits of exponent, 1 of mantissa.
 #define BLAZE_DTYPE_F4E2M1 23
 
+/// 8-bit power of two: 8 bits of exponent.
 #define BLAZE_DTYPE_F8E8M0 24
 
+/// 2-bit unsigned integer.
 #define BLAZE_DTYPE_U2 25
 
+/// 2-bit signed integer.
 #define BLAZE_DTYPE_I2 26
 
 /// Ordinary memory of the process.
@@ -782,6 +807,7 @@ typedef struct blaze_timing {
     uint64_t computed_ns;
     /// Rows in the batch, the request's own among them.
     uint32_t batch_rows;
+    /// 0.
     uint32_t reserved;
 } blaze_timing;
 
@@ -790,19 +816,24 @@ typedef struct blaze_timing {
 typedef struct blaze_event {
     /// Written by the library; set it to sizeof(blaze_event) (BLAZE_EVENT_INIT) for blaze_infer.
     uint32_t struct_size;
+    /// BLAZE_EVENT_DONE and so on.
     blaze_event_kind kind;
+    /// For BLAZE_EVENT_DONE how the work ended; otherwise OK.
     blaze_status status;
     /// BLAZE_EVENT_FLAG_MORE, BLAZE_EVENT_FLAG_BUFFERS_RELEASED
     uint32_t flags;
+    /// Whose event it is.
     blaze_ticket ticket;
     /// The request's.
     uint64_t user_data;
     /// The model that ran; for blaze_model_load_async the model that was loaded.
     blaze_model model;
+    /// Where the time went; zeroes for what is not a request.
     struct blaze_timing timing;
     /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
     /// Valid until the event is released.
     const char *text;
+    /// The length of `text`, without its NUL.
     size_t text_bytes;
     /// From 0 to 1, in events of progress.
     float progress;
@@ -868,6 +899,7 @@ typedef struct blaze_request {
     uint32_t flags;
     /// A model, or a route.
     blaze_model model;
+    /// BLAZE_PRIORITY_LOW to BLAZE_PRIORITY_CRITICAL.
     blaze_priority priority;
     /// Must be 0.
     uint32_t reserved;
@@ -884,18 +916,24 @@ typedef struct blaze_request {
     /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
     /// are ignored, and the memory stays lent until the terminal event.
     const blaze_tensor *outputs;
+    /// How many `inputs` there are.
     uint32_t inputs_count;
+    /// How many `outputs` there are; 0: none are given.
     uint32_t outputs_count;
     /// For routes with "hash_on": "key": requests with the same key go to the same target; 0: none.
     uint64_t route_key;
 } blaze_request;
 
+/// What can wait.
 #define BLAZE_PRIORITY_LOW -1
 
+/// The default.
 #define BLAZE_PRIORITY_NORMAL 0
 
+/// Before what is normal.
 #define BLAZE_PRIORITY_HIGH 1
 
+/// Before everything else.
 #define BLAZE_PRIORITY_CRITICAL 2
 
 /// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
@@ -1035,11 +1073,15 @@ typedef uint32_t blaze_health_state;
 typedef struct blaze_health_info {
     /// sizeof(blaze_health_info).
     uint32_t struct_size;
+    /// BLAZE_HEALTH_OK, BLAZE_HEALTH_DEGRADED or BLAZE_HEALTH_FAILED.
     blaze_health_state state;
     /// 1 while requests are taken, 0 after shutdown.
     uint32_t accepting;
+    /// Models that answer as they should.
     uint32_t models_ready;
+    /// Models that answer, but not as they should: blaze_health_json says why.
     uint32_t models_degraded;
+    /// Models that cannot answer.
     uint32_t models_failed;
     /// Requests that no lane has taken yet.
     uint64_t queue_depth;
@@ -1054,14 +1096,19 @@ typedef struct blaze_health_info {
     /// Models that take much longer than they used to: for three seconds in a row, their 99th percentile was three times
     /// what it usually is, and 2 ms more. Not counted among the degraded.
     uint32_t models_slow;
+    /// 0.
     uint32_t reserved;
 } blaze_health_info;
 
 /// The quantiles of a duration since the engine was made, in nanoseconds, to within 3.2 %.
 typedef struct blaze_quantiles {
+    /// The median.
     uint64_t p50_ns;
+    /// Nine of ten take no longer.
     uint64_t p90_ns;
+    /// 99 of 100 take no longer.
     uint64_t p99_ns;
+    /// 999 of 1000 take no longer.
     uint64_t p999_ns;
 } blaze_quantiles;
 
@@ -1069,23 +1116,35 @@ typedef struct blaze_quantiles {
 typedef struct blaze_metrics_info {
     /// sizeof(blaze_metrics_info).
     uint32_t struct_size;
+    /// 0.
     uint32_t reserved;
+    /// Submits that were accepted.
     uint64_t requests_accepted;
     /// Submits that were refused.
     uint64_t requests_rejected;
+    /// Requests that ended well.
     uint64_t requests_ok;
+    /// Requests that failed, in the backend or before it.
     uint64_t requests_failed;
+    /// Requests that ended as CANCELLED.
     uint64_t requests_cancelled;
+    /// Requests that ended as EXPIRED.
     uint64_t requests_expired;
+    /// Requests that ended as SHUT_DOWN.
     uint64_t requests_shut_down;
+    /// Runs of a backend, each for one batch.
     uint64_t batches;
     /// Rows in all batches; divided by `batches`, the mean batch size.
     uint64_t rows;
+    /// Accepted tickets without a terminal event, now.
     uint64_t in_flight;
+    /// Requests that no lane has taken yet, now.
     uint64_t queue_depth;
+    /// Bytes in the engine's ledger, now: models, buffers and caches.
     uint64_t memory_bytes;
     /// From submit to the end, of requests that ended well.
     struct blaze_quantiles duration;
+    /// The longest `duration`.
     uint64_t duration_max_ns;
     /// From submit until a lane took the request.
     struct blaze_quantiles queued;
@@ -1229,11 +1288,13 @@ typedef uint32_t blaze_log_level;
 typedef struct blaze_log_record {
     /// sizeof(blaze_log_record), as this library has it.
     uint32_t struct_size;
+    /// BLAZE_LOG_ERROR to BLAZE_LOG_TRACE.
     blaze_log_level level;
     /// Wall-clock time: since 1970, UTC.
     uint64_t time_ns;
     /// Which part of the engine speaks: see blaze_log_configure.
     const char *module;
+    /// What happened: UTF-8, NUL-terminated.
     const char *message;
     /// A JSON object with what the message is about, such as {"model":"digits:1"}; NULL: nothing. "dropped": lines of the same
     /// module and level that were too many, since the last one.
@@ -1244,14 +1305,19 @@ typedef struct blaze_log_record {
 /// for it, so it must be fast; it must not call into Blaze, and not wait for a thread that does.
 typedef void (*blaze_log_function)(void *user, const struct blaze_log_record *record);
 
+/// Something is lost or broken.
 #define BLAZE_LOG_ERROR 1
 
+/// Something is not as it should be, and goes on all the same.
 #define BLAZE_LOG_WARN 2
 
+/// What happens seldom: engines, models, shutdowns.
 #define BLAZE_LOG_INFO 3
 
+/// What helps to find out why.
 #define BLAZE_LOG_DEBUG 4
 
+/// Everything, request by request.
 #define BLAZE_LOG_TRACE 5
 
 /// Changes what an engine logs, and where, while it works. Keys that are not given, or null, stay as they are; the same keys

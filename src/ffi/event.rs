@@ -42,6 +42,7 @@ pub struct blaze_timing {
     pub computed_ns: u64,
     /// Rows in the batch, the request's own among them.
     pub batch_rows: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -52,19 +53,24 @@ pub struct blaze_timing {
 pub struct blaze_event {
     /// Written by the library; set it to sizeof(blaze_event) (BLAZE_EVENT_INIT) for blaze_infer.
     pub struct_size: u32,
+    /// BLAZE_EVENT_DONE and so on.
     pub kind: blaze_event_kind,
+    /// For BLAZE_EVENT_DONE how the work ended; otherwise OK.
     pub status: blaze_status,
     /// BLAZE_EVENT_FLAG_MORE, BLAZE_EVENT_FLAG_BUFFERS_RELEASED
     pub flags: u32,
+    /// Whose event it is.
     pub ticket: blaze_ticket,
     /// The request's.
     pub user_data: u64,
     /// The model that ran; for blaze_model_load_async the model that was loaded.
     pub model: blaze_model,
+    /// Where the time went; zeroes for what is not a request.
     pub timing: blaze_timing,
     /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
     /// Valid until the event is released.
     pub text: *const c_char,
+    /// The length of `text`, without its NUL.
     pub text_bytes: usize,
     /// From 0 to 1, in events of progress.
     pub progress: f32,

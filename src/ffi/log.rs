@@ -11,10 +11,15 @@ use std::ffi::{CStr, CString, c_char, c_void};
 /// How severe a line of the log is.
 pub type blaze_log_level = u32;
 
+/// Something is lost or broken.
 pub const BLAZE_LOG_ERROR: blaze_log_level = 1;
+/// Something is not as it should be, and goes on all the same.
 pub const BLAZE_LOG_WARN: blaze_log_level = 2;
+/// What happens seldom: engines, models, shutdowns.
 pub const BLAZE_LOG_INFO: blaze_log_level = 3;
+/// What helps to find out why.
 pub const BLAZE_LOG_DEBUG: blaze_log_level = 4;
+/// Everything, request by request.
 pub const BLAZE_LOG_TRACE: blaze_log_level = 5;
 
 /// A line of the log. What it points to is valid during the call only.
@@ -23,11 +28,13 @@ pub const BLAZE_LOG_TRACE: blaze_log_level = 5;
 pub struct blaze_log_record {
     /// sizeof(blaze_log_record), as this library has it.
     pub struct_size: u32,
+    /// BLAZE_LOG_ERROR to BLAZE_LOG_TRACE.
     pub level: blaze_log_level,
     /// Wall-clock time: since 1970, UTC.
     pub time_ns: u64,
     /// Which part of the engine speaks: see blaze_log_configure.
     pub module: *const c_char,
+    /// What happened: UTF-8, NUL-terminated.
     pub message: *const c_char,
     /// A JSON object with what the message is about, such as {"model":"digits:1"}; NULL: nothing. "dropped": lines of the same
     /// module and level that were too many, since the last one.

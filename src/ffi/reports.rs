@@ -23,11 +23,15 @@ pub const BLAZE_HEALTH_FAILED: blaze_health_state = 3;
 pub struct blaze_health_info {
     /// sizeof(blaze_health_info).
     pub struct_size: u32,
+    /// BLAZE_HEALTH_OK, BLAZE_HEALTH_DEGRADED or BLAZE_HEALTH_FAILED.
     pub state: blaze_health_state,
     /// 1 while requests are taken, 0 after shutdown.
     pub accepting: u32,
+    /// Models that answer as they should.
     pub models_ready: u32,
+    /// Models that answer, but not as they should: blaze_health_json says why.
     pub models_degraded: u32,
+    /// Models that cannot answer.
     pub models_failed: u32,
     /// Requests that no lane has taken yet.
     pub queue_depth: u64,
@@ -42,6 +46,7 @@ pub struct blaze_health_info {
     /// Models that take much longer than they used to: for three seconds in a row, their 99th percentile was three times
     /// what it usually is, and 2 ms more. Not counted among the degraded.
     pub models_slow: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -49,9 +54,13 @@ pub struct blaze_health_info {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct blaze_quantiles {
+    /// The median.
     pub p50_ns: u64,
+    /// Nine of ten take no longer.
     pub p90_ns: u64,
+    /// 99 of 100 take no longer.
     pub p99_ns: u64,
+    /// 999 of 1000 take no longer.
     pub p999_ns: u64,
 }
 
@@ -61,23 +70,35 @@ pub struct blaze_quantiles {
 pub struct blaze_metrics_info {
     /// sizeof(blaze_metrics_info).
     pub struct_size: u32,
+    /// 0.
     pub reserved: u32,
+    /// Submits that were accepted.
     pub requests_accepted: u64,
     /// Submits that were refused.
     pub requests_rejected: u64,
+    /// Requests that ended well.
     pub requests_ok: u64,
+    /// Requests that failed, in the backend or before it.
     pub requests_failed: u64,
+    /// Requests that ended as CANCELLED.
     pub requests_cancelled: u64,
+    /// Requests that ended as EXPIRED.
     pub requests_expired: u64,
+    /// Requests that ended as SHUT_DOWN.
     pub requests_shut_down: u64,
+    /// Runs of a backend, each for one batch.
     pub batches: u64,
     /// Rows in all batches; divided by `batches`, the mean batch size.
     pub rows: u64,
+    /// Accepted tickets without a terminal event, now.
     pub in_flight: u64,
+    /// Requests that no lane has taken yet, now.
     pub queue_depth: u64,
+    /// Bytes in the engine's ledger, now: models, buffers and caches.
     pub memory_bytes: u64,
     /// From submit to the end, of requests that ended well.
     pub duration: blaze_quantiles,
+    /// The longest `duration`.
     pub duration_max_ns: u64,
     /// From submit until a lane took the request.
     pub queued: blaze_quantiles,

@@ -14,9 +14,13 @@ use std::mem::MaybeUninit;
 /// How urgent a request is. What waits long enough overtakes any priority.
 pub type blaze_priority = i32;
 
+/// What can wait.
 pub const BLAZE_PRIORITY_LOW: blaze_priority = -1;
+/// The default.
 pub const BLAZE_PRIORITY_NORMAL: blaze_priority = 0;
+/// Before what is normal.
 pub const BLAZE_PRIORITY_HIGH: blaze_priority = 1;
+/// Before everything else.
 pub const BLAZE_PRIORITY_CRITICAL: blaze_priority = 2;
 
 /// A flag of requests: input data need not be copied. It stays the caller's, unchanged, until an event for the ticket
@@ -35,6 +39,7 @@ pub struct blaze_request {
     pub flags: u32,
     /// A model, or a route.
     pub model: blaze_model,
+    /// BLAZE_PRIORITY_LOW to BLAZE_PRIORITY_CRITICAL.
     pub priority: blaze_priority,
     /// Must be 0.
     pub reserved: u32,
@@ -51,7 +56,9 @@ pub struct blaze_request {
     /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
     /// are ignored, and the memory stays lent until the terminal event.
     pub outputs: *const blaze_tensor,
+    /// How many `inputs` there are.
     pub inputs_count: u32,
+    /// How many `outputs` there are; 0: none are given.
     pub outputs_count: u32,
     /// For routes with "hash_on": "key": requests with the same key go to the same target; 0: none.
     pub route_key: u64,

@@ -269,12 +269,15 @@ pub struct blaze_route_choice {
     pub target_stride: u32,
     /// The targets that can be asked; at least one.
     pub targets: *const blaze_route_target,
+    /// How many `targets` there are.
     pub targets_count: u32,
     /// 0.
     pub reserved: u32,
     /// The request's own.
     pub session_id: u64,
+    /// The request's; 0: none.
     pub tenant_id: u64,
+    /// The request's; 0: none.
     pub route_key: u64,
     /// On the clock of blaze_now_ns.
     pub now_ns: u64,
