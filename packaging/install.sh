@@ -74,10 +74,10 @@ point() { # point TO LINK
 fill() { # fill TEMPLATE TO
     if removed "$2"; then return; fi
     mkdir -p "$DESTDIR$(dirname "$2")"
-    sed -e "s,@VERSION@,$version,g; s,@MAJOR@,$major,g; s,@MINOR@,$minor,g" \
-        -e "s,@PREFIX@,$prefix,; s,@LIBDIR@,$lib,; s,@INCLUDEDIR@,$include,; s,@CMAKE_INCLUDEDIR@,$cmake_include," \
-        -e "s;@SYSTEM_LIBS@;$system_libs;; s;@STATIC_OPTIONS@;$static_options;" -e "s,@CMAKE_STATIC_LIBS@,$cmake_libs," \
-        -e "s,@SHARED_FILE@,$file,; s,@SONAME@,$soname," "$1" > "$DESTDIR$2"
+    sed -e "s|@VERSION@|$version|; s|@MAJOR@|$major|g; s|@MINOR@|$minor|" \
+        -e "s|@PREFIX@|$prefix|; s|@LIBDIR@|$lib|; s|@INCLUDEDIR@|$include|; s|@CMAKE_INCLUDEDIR@|$cmake_include|" \
+        -e "s|@SYSTEM_LIBS@|$system_libs|; s|@STATIC_OPTIONS@|$static_options|" -e "s|@CMAKE_STATIC_LIBS@|$cmake_libs|" \
+        -e "s|@SHARED_FILE@|$file|; s|@SONAME@|$soname|" "$1" > "$DESTDIR$2"
     chmod 644 "$DESTDIR$2"
     echo "+ $2"
 }

@@ -17,6 +17,7 @@ trap 'rm -rf "$work"' EXIT
 # Only what the exports need. Sections stay apart, so that a program's --gc-sections still works.
 sed 's/^/-u /' "$symbols" > "$work/wanted"
 "$LD" -r -o "$work/blaze.o" "@$work/wanted" "$from"
-"$OBJCOPY" --strip-debug --keep-global-symbols="$symbols" "$work/blaze.o"
+# The bitcode of Rust's standard library is of no use, and confuses linkers' plugins for another LLVM.
+"$OBJCOPY" --strip-debug --remove-section=.llvmbc --remove-section=.llvmcmd --keep-global-symbols="$symbols" "$work/blaze.o"
 rm -f "$to"
 "$AR" rcsD "$to" "$work/blaze.o"

@@ -21,7 +21,7 @@ work=$(cd "$work" && pwd)
 cp "$tests/program.c" "$tests/CMakeLists.txt" "$work/outside/"
 cd "$work/outside"
 quietly() { "$@" > "$work/log" 2>&1 || { cat "$work/log"; fail "$*"; }; }
-install_to() { quietly "$make" --no-print-directory -C "$root" install "$@"; }
+install_to() { quietly "$make" --no-print-directory -C "$root" -o release install "$@"; }
 
 shared_is_right() { # shared_is_right LIBDIR
     same "$(readlink "$1/libblaze.so")" libblaze.so.0 "libblaze.so"
