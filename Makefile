@@ -27,7 +27,8 @@ onnxruntime: ## fetch ONNX Runtime (pinned, checked) into target/
 
 .PHONY: release
 release: ## build the optimized library
-	$(CARGO) build --release --locked
+	$(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib # without an rlib, which would keep it from link-time optimization
+	@cd target/release && ! test -e libblaze.so || ln -sf libblaze.so libblaze.so.0 # what the loader looks for
 
 EXAMPLES = $(patsubst examples-c/%.c,$(OUT)/%,$(wildcard examples-c/*.c)) $(OUT)/readme
 

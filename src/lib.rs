@@ -6,7 +6,7 @@
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
 //! `ffi` → `engine` → `scheduler`, `router`, `profile`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` →
-//! `stack`, `log` → `panics`, `platform`, `sync` → `error`, `clock`.
+//! `stack`, `log` → `sync` → `panics`, `clock` → `platform` → `error`.
 
 pub mod backend;
 pub mod clock;

@@ -62,7 +62,7 @@ impl Session {
             let base = self.config.directory.as_ref().map_or_else(std::env::temp_dir, PathBuf::from);
             let name = format!("blaze-profile-{}-{:08x}", std::process::id(), super::random_generation());
             let path = std::path::absolute(base.join(name)).ok()?;
-            match make_private(&path) {
+            match platform::make_private_directory(&path) {
                 Ok(()) => self.directory = Some(path),
                 Err(error) => {
                     self.note(format!("operators are not profiled: cannot make {}: {error}", path.display()));
@@ -78,14 +78,6 @@ impl Session {
             let _ = fs::remove_dir_all(path); // what is left there is temporary
         }
     }
-}
-
-/// Makes a directory that is the user's alone.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 impl Spans {

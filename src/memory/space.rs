@@ -1,6 +1,7 @@
 //! Where blocks come from, and which sizes they have.
 #![allow(unsafe_code)]
 
+use crate::platform;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -42,35 +43,8 @@ pub struct HostSpace;
 const MAPPED_FROM: usize = 128 << 10;
 
 fn is_mapped(size: usize) -> bool {
-    cfg!(unix) && size >= MAPPED_FROM
+    platform::MAPS_PAGES && size >= MAPPED_FROM
 }
-
-#[cfg(unix)]
-fn map(size: usize) -> Option<NonNull<u8>> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a new mapping, which replaces none. The system rounds to pages, and zeroes them.
-    let address = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
-    if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
-}
-
-/// # Safety
-/// The memory came from `map` with the same size, and nobody uses it any more.
-#[cfg(unix)]
-unsafe fn unmap(address: NonNull<u8>, size: usize) {
-    // SAFETY: promised by the caller. The system rounds as it did before.
-    unsafe { libc::munmap(address.as_ptr().cast(), size) };
-}
-
-#[cfg(not(unix))]
-fn map(_: usize) -> Option<NonNull<u8>> {
-    None
-}
-
-/// # Safety
-/// Any call is fine.
-#[cfg(not(unix))]
-unsafe fn unmap(_: NonNull<u8>, _: usize) {}
 
 impl Space for HostSpace {
     fn place(&self) -> Place {
@@ -79,7 +53,7 @@ impl Space for HostSpace {
 
     fn allocate(&self, size: usize) -> Option<NonNull<u8>> {
         if is_mapped(size) {
-            return map(size);
+            return platform::map(size);
         }
         let layout = Layout::from_size_align(size.max(1), ALIGNMENT).ok()?;
         // SAFETY: the size is not 0.
@@ -89,7 +63,7 @@ impl Space for HostSpace {
     unsafe fn free(&self, address: NonNull<u8>, size: usize) {
         if is_mapped(size) {
             // SAFETY: promised by the caller.
-            unsafe { unmap(address, size) };
+            unsafe { platform::unmap(address, size) };
         } else if let Ok(layout) = Layout::from_size_align(size.max(1), ALIGNMENT) {
             // SAFETY: promised by the caller.
             unsafe { dealloc(address.as_ptr(), layout) };

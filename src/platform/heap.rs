@@ -1,6 +1,7 @@
 //! The C library's heap, which ONNX Runtime's own structures are in: how much of it is in use, and how to give back
 //! what is not.
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::ffi::{CStr, c_int};
 
 /// A function of the C library, if this one has it: linking to it would keep older systems out.
@@ -103,6 +104,14 @@ pub fn keep_large_blocks_apart() {
 
 /// Bytes of this process that are in memory; `None` where the system does not say.
 pub fn resident_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return resident_pages_bytes();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn resident_pages_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     // SAFETY: asks for a constant.

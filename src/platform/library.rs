@@ -1,11 +1,23 @@
 //! Shared objects that are loaded into this process.
 
-use std::ffi::{CStr, CString, OsStr, c_void};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 
+/// The file names that a library may have here, the one to prefer first.
+pub fn library_names(stem: &str, major: u32) -> Vec<String> {
+    if cfg!(target_os = "windows") {
+        vec![format!("{stem}.dll")]
+    } else if cfg!(target_os = "macos") {
+        vec![format!("lib{stem}.dylib")]
+    } else {
+        vec![format!("lib{stem}.so.{major}"), format!("lib{stem}.so")]
+    }
+}
+
 /// The file whose mapping holds `address`.
+#[cfg(unix)]
 pub fn file_of(address: *const c_void) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
     // SAFETY: a plain C struct of pointers, for which zeroes are valid.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is writable, and dladdr accepts any address.
@@ -14,12 +26,14 @@ pub fn file_of(address: *const c_void) -> Option<PathBuf> {
     }
     // SAFETY: on success `dli_fname` is a NUL-terminated string that lives as long as the mapping.
     let name = unsafe { CStr::from_ptr(info.dli_fname) };
-    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())))
 }
 
 /// The address of a symbol in a library that is loaded already. The library is then never unloaded.
+#[cfg(unix)]
 pub fn loaded_symbol(library: &Path, symbol: &CStr) -> Option<*mut c_void> {
-    let name = CString::new(library.as_os_str().as_bytes()).ok()?;
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(library.as_os_str().as_bytes()).ok()?;
     // SAFETY: `name` is NUL-terminated; with RTLD_NOLOAD nothing is loaded, so no initializer runs.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     if handle.is_null() {
@@ -27,5 +41,52 @@ pub fn loaded_symbol(library: &Path, symbol: &CStr) -> Option<*mut c_void> {
     }
     // SAFETY: `handle` came from dlopen just now and is never closed.
     let address = unsafe { libc::dlsym(handle, symbol.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}
+
+#[cfg(windows)]
+mod kernel32 {
+    use std::ffi::{c_char, c_void};
+
+    pub const MODULE_PIN: u32 = 1;
+    pub const MODULE_FROM_ADDRESS: u32 = 4;
+
+    // `GetModuleHandleExW` takes an address instead of a name with `MODULE_FROM_ADDRESS`.
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        pub fn GetModuleHandleExW(flags: u32, name: *const u16, module: *mut *mut c_void) -> i32;
+        pub fn GetModuleFileNameW(module: *mut c_void, name: *mut u16, units: u32) -> u32;
+        pub fn GetProcAddress(module: *mut c_void, name: *const c_char) -> *mut c_void;
+    }
+}
+
+/// The file whose mapping holds `address`.
+#[cfg(windows)]
+pub fn file_of(address: *const c_void) -> Option<PathBuf> {
+    use std::os::windows::ffi::OsStringExt;
+    // The module is pinned: this is only asked of libraries that are never unloaded.
+    let flags = kernel32::MODULE_FROM_ADDRESS | kernel32::MODULE_PIN;
+    let mut module = std::ptr::null_mut();
+    // SAFETY: `module` is writable, and any address is accepted.
+    if unsafe { kernel32::GetModuleHandleExW(flags, address.cast(), &mut module) } == 0 {
+        return None;
+    }
+    let mut name = vec![0u16; 32768]; // as long as a path can be
+    // SAFETY: `name` has room for as many units as are said, and the module is loaded.
+    let units = unsafe { kernel32::GetModuleFileNameW(module, name.as_mut_ptr(), name.len() as u32) };
+    (units > 0).then(|| PathBuf::from(std::ffi::OsString::from_wide(&name[..units as usize])))
+}
+
+/// The address of a symbol in a library that is loaded already. The library is then never unloaded.
+#[cfg(windows)]
+pub fn loaded_symbol(library: &Path, symbol: &CStr) -> Option<*mut c_void> {
+    let name = super::file::system_path(library)?;
+    let mut module = std::ptr::null_mut();
+    // SAFETY: `name` is NUL-terminated, `module` is writable, and nothing is loaded by this.
+    if unsafe { kernel32::GetModuleHandleExW(kernel32::MODULE_PIN, name.as_ptr(), &mut module) } == 0 {
+        return None;
+    }
+    // SAFETY: the module is loaded and pinned, and the name ends in a NUL.
+    let address = unsafe { kernel32::GetProcAddress(module, symbol.as_ptr()) };
     (!address.is_null()).then_some(address)
 }

@@ -1,20 +1,24 @@
 //! What differs between operating systems, and needs their C interface.
 #![allow(unsafe_code)]
 
+mod clock;
 mod cpu;
 mod environment;
 mod file;
 mod heap;
 mod library;
 mod machine;
+mod pages;
 mod ready_fd;
 mod threads;
 
+pub use clock::now_ns;
 pub use cpu::{machine_idle_ns, process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
-pub use file::file_identity;
+pub use file::{file_identity, make_private_directory, system_path};
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
-pub use library::{file_of, loaded_symbol};
+pub use library::{file_of, library_names, loaded_symbol};
 pub use machine::cpu_name;
+pub use pages::{MAPS_PAGES, map, unmap};
 pub use ready_fd::ReadyFd;
 pub use threads::{ThreadTime, thread_id, thread_times};

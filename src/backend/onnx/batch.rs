@@ -6,6 +6,7 @@ use super::session::Shared;
 use super::value::{Value, check, failed};
 use crate::backend::{Interrupt, Layout, Memory, Part, Prepared, Stopper, View};
 use crate::error::{Error, Result, Status};
+use crate::platform;
 use crate::tensor::{Region, Tensor};
 use ort::AsPointer;
 use ort::session::RunOptions;
@@ -39,18 +40,6 @@ pub struct OnnxBatch {
 
 // SAFETY: the names are the signature's, which `shared` keeps; values and options have no thread affinity.
 unsafe impl Send for OnnxBatch {}
-
-/// A path as ONNX Runtime takes it.
-fn system_path(path: &Path) -> Option<Vec<ort::sys::os_char>> {
-    #[cfg(windows)]
-    let units = std::os::windows::ffi::OsStrExt::encode_wide(path.as_os_str());
-    #[cfg(not(windows))]
-    let units = path.to_str()?.bytes().map(|byte| byte as ort::sys::os_char);
-    let mut units: Vec<ort::sys::os_char> = units.collect();
-    let ends_early = units.contains(&0);
-    units.push(0);
-    (!ends_early).then_some(units)
-}
 
 /// Run options that another thread uses to stop the run.
 struct Stop {
@@ -217,7 +206,7 @@ impl Prepared for OnnxBatch {
     }
 
     fn profile(&mut self, prefix: &Path) -> bool {
-        let Some(prefix) = system_path(prefix) else { return false };
+        let Some(prefix) = platform::system_path(prefix) else { return false };
         // SAFETY: the options live, and no run uses them now; the path ends in a zero. Who stops a run meanwhile sets
         // a flag of its own.
         self.profiled = check(unsafe {

@@ -11,12 +11,6 @@ use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The names under which the system's loader is asked for the library.
-#[cfg(target_os = "macos")]
-const SYSTEM_NAMES: [&str; 1] = ["libonnxruntime.dylib"];
-#[cfg(not(target_os = "macos"))]
-const SYSTEM_NAMES: [&str; 2] = ["libonnxruntime.so.1", "libonnxruntime.so"];
-
 /// What is known about the loaded library.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct RuntimeInfo {
@@ -84,11 +78,12 @@ fn search(configured: Option<&str>) -> Result<Runtime> {
     } else if let Some(path) = &from_environment {
         attempt("environment (ORT_DYLIB_PATH)", &absolute(Path::new(path)))
     } else {
+        let names = platform::library_names("onnxruntime", 1);
         own_directory()
             .and_then(|directory| {
-                SYSTEM_NAMES.iter().find_map(|name| attempt("beside Blaze", &directory.join(name)))
+                names.iter().find_map(|name| attempt("beside Blaze", &directory.join(name)))
             })
-            .or_else(|| SYSTEM_NAMES.iter().find_map(|name| attempt("the system's loader", Path::new(name))))
+            .or_else(|| names.iter().find_map(|name| attempt("the system's loader", Path::new(name))))
     };
     found.ok_or_else(|| {
         let mut places = Vec::new();
