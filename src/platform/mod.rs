@@ -4,17 +4,21 @@
 mod cpu;
 mod environment;
 mod file;
+mod forks;
 mod heap;
 mod library;
 mod machine;
 mod ready_fd;
+mod signals;
 mod threads;
 
 pub use cpu::{machine_idle_ns, process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
 pub use file::file_identity;
+pub use forks::{process_generation, watch_forks};
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
 pub use library::{file_of, loaded_symbol};
 pub use machine::cpu_name;
 pub use ready_fd::ReadyFd;
+pub use signals::block_signals;
 pub use threads::{ThreadTime, thread_id, thread_times};
