@@ -13,7 +13,11 @@
  *   `needed`. The reason of a failure goes to an optional blaze_error of the caller's; there is no thread-local
  *   last error.
  * - Any function may be called from any thread, but: a completion queue has one consumer at a time, and destroy
- *   functions are exclusive. Never call into Blaze in the child of a fork that does not exec.
+ *   functions are exclusive.
+ * - In the child of a fork, calls with engines, queues and events of the parent's return INVALID_STATE (0, where they return
+ *   a number) and touch nothing, and destroying and releasing them does nothing. The child may make engines of its own;
+ *   ONNX models only if the parent had loaded none. It may exec, and end in any way, at any time.
+ * - Signals are the host's: Blaze's threads, and those of ONNX Runtime, have them blocked.
  * - Pointers are checked for NULL, and numbers that stand for enums for their range. blaze_model and blaze_ticket are
  *   numbers that are never used again, so stale ones are found out (NOT_FOUND).
  * - Structs begin with struct_size, which the caller sets to sizeof: BLAZE_..._INIT does. They may grow at their end: an

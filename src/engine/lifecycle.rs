@@ -114,6 +114,8 @@ impl Engine {
 
     /// As `new`; tensors are in memory from `space`.
     pub fn with_space(mut config: EngineConfig, space: Box<dyn Space>) -> Result<Engine> {
+        // Before anything notes which process it is of.
+        platform::watch_forks();
         let models = std::mem::take(&mut config.models);
         let routes = std::mem::take(&mut config.routes);
         let tenants = Tenants::new(&config.tenants)?;

@@ -13,6 +13,7 @@ use super::{Ticket, next_generation, random_generation};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::metrics::Metrics;
+use crate::platform::process_generation;
 use crate::router::Tenants;
 use crate::scheduler::bell::Bell;
 use crate::scheduler::roster::{Claims, Counts, Held, Life};
@@ -78,6 +79,8 @@ impl Slot {
 /// All batches of an engine.
 pub struct Table {
     capacity: u32,
+    /// The process that has made it: in a child of that one nothing here is touched.
+    made_in: u32,
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     /// Slots that were never used begin here.
     fresh: AtomicU32,
@@ -147,6 +150,7 @@ impl Table {
         let slots = capacity.saturating_add(1 << 14).min(1 << BATCH_BITS);
         Arc::new(Table {
             capacity,
+            made_in: process_generation(),
             chunks: (0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
             fresh: AtomicU32::new(0),
             spare: FreeList::default(),

@@ -3,7 +3,7 @@
 use super::allocator::{blaze_allocator, space};
 use super::guard::{guard, guard_value};
 use super::handles::blaze_engine;
-use super::read::{optional_string, output, reference};
+use super::read::{handle, optional_string, output};
 use super::status::{blaze_error, blaze_status};
 use crate::config::EngineConfig;
 use crate::engine::Engine;
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn blaze_engine_create(
             output(out, "out")?;
             let json = optional_string(config_json, "config_json")?.unwrap_or("{}");
             let engine = Engine::new(EngineConfig::from_json(json)?)?;
-            out.write(Box::into_raw(Box::new(blaze_engine { engine })));
+            out.write(blaze_engine::give_out(engine));
             Ok(())
         })
     }
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn blaze_engine_create_with_allocator(
             let space = space(allocator)?;
             let json = optional_string(config_json, "config_json")?.unwrap_or("{}");
             let engine = Engine::with_space(EngineConfig::from_json(json)?, Box::new(space))?;
-            out.write(Box::into_raw(Box::new(blaze_engine { engine })));
+            out.write(blaze_engine::give_out(engine));
             Ok(())
         })
     }
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn blaze_engine_set_budget(
     unsafe {
         guard(std::ptr::null_mut(), || {
             let limit = (budget_bytes != BLAZE_BUDGET_UNLIMITED).then_some(budget_bytes);
-            reference(engine, "engine")?.engine.set_budget(limit);
+            handle(engine, "engine")?.engine.set_budget(limit);
             Ok(())
         })
     }
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn blaze_engine_trim(engine: *mut blaze_engine) -> blaze_s
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            reference(engine, "engine")?.engine.trim();
+            handle(engine, "engine")?.engine.trim();
             Ok(())
         })
     }
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn blaze_engine_shutdown(engine: *mut blaze_engine, drain_
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            reference(engine, "engine")?.engine.shutdown(drain_ns);
+            handle(engine, "engine")?.engine.shutdown(drain_ns);
             Ok(())
         })
     }
@@ -162,6 +162,9 @@ pub unsafe extern "C" fn blaze_engine_destroy(engine: *mut blaze_engine) {
         return;
     }
     guard_value((), || {
+        // In the child of a fork there is nothing to end, and what there is may be locked: it stays.
+        // SAFETY: the header says what the pointer must be.
+        unsafe { handle(engine, "engine") }?;
         // SAFETY: made by blaze_engine_create, and not used again, as the header demands.
         drop(unsafe { Box::from_raw(engine) });
         Ok(())
@@ -187,7 +190,7 @@ pub unsafe extern "C" fn blaze_pump(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let done = reference(engine, "engine")?.engine.pump(budget_ns)?;
+            let done = handle(engine, "engine")?.engine.pump(budget_ns)?;
             if let Some(did) = did.as_mut() {
                 *did = done;
             }

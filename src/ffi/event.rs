@@ -103,6 +103,12 @@ pub unsafe extern "C" fn blaze_event_output(
             let event = reference(event, "event")?;
             let size = declared_size(view, "view")?;
             let table = event.internal.cast::<Table>().cast_const();
+            if table.as_ref().is_some_and(|table| !table.is_of_this_process()) {
+                return Err(Error::new(
+                    Status::InvalidState,
+                    "the event came before this process was forked",
+                ));
+            }
             let output = table.as_ref().and_then(|table| table.output(event.ticket, index));
             let output =
                 output.ok_or_else(|| Error::new(Status::NotFound, format!("there is no output {index}")))?;
@@ -141,6 +147,10 @@ pub unsafe extern "C" fn blaze_event_release(event: *mut blaze_event) {
         event.text = std::ptr::null();
         event.text_bytes = 0;
         event.outputs_count = 0;
+        // SAFETY: the table lives for as long as an event that holds on to it, or its engine.
+        if unsafe { table.as_ref() }.is_some_and(|table| !table.is_of_this_process()) {
+            return Ok(());
+        }
         if let Some(table) = NonNull::new(table.cast_mut()) {
             // SAFETY: written by `write_event`; the table lives for as long as an event that holds on to it, or its
             // engine. The ticket tells an event that was released through a copy.

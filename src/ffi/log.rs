@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::blaze_engine;
-use super::read::{reference, string};
+use super::read::{handle, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::LogConfig;
 use crate::log::{Callback, Record};
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn blaze_log_configure(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             engine.configure_log(&LogConfig::from_json(string(log_json, "log_json")?)?)
         })
     }
@@ -137,7 +137,7 @@ pub unsafe extern "C" fn blaze_log_set_callback(
                 let host = HostFunction { function, user: user_data };
                 Box::new(move |record: &Record<'_>| host.call(record)) as Callback
             });
-            reference(engine, "engine")?.engine.set_log_callback(callback)
+            handle(engine, "engine")?.engine.set_log_callback(callback)
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
-use super::read::{output, reference, return_text, slice, string};
+use super::read::{handle, output, reference, return_text, slice, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::ModelConfig;
 use crate::error::{Error, Status};
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn blaze_model_load(
     unsafe {
         guard(err, || {
             output(out, "out")?;
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
             out.write(engine.load(config, None)?);
             Ok(())
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn blaze_model_load_memory(
     unsafe {
         guard(err, || {
             output(out, "out")?;
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
             reference(data, "data")?;
             let bytes = slice(data.cast::<u8>(), size_bytes, "data")?;
@@ -114,9 +114,9 @@ pub unsafe extern "C" fn blaze_model_load_async(
     unsafe {
         guard(err, || {
             output(out, "out")?;
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = ModelConfig::from_json(string(model_json, "model_json")?)?;
-            let queue = &reference(queue, "queue")?.queue;
+            let queue = &handle(queue, "queue")?.queue;
             out.write(engine.load_async(config, queue, user_data)?);
             Ok(())
         })
@@ -142,7 +142,7 @@ pub unsafe extern "C" fn blaze_model_find(
     unsafe {
         guard(std::ptr::null_mut(), || {
             output(out, "out")?;
-            out.write(reference(engine, "engine")?.engine.find(string(name, "name")?)?);
+            out.write(handle(engine, "engine")?.engine.find(string(name, "name")?)?);
             Ok(())
         })
     }
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn blaze_model_info(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let text = reference(engine, "engine")?.engine.model_info(model)?;
+            let text = handle(engine, "engine")?.engine.model_info(model)?;
             return_text(&text, buffer, capacity, needed)
         })
     }
@@ -203,7 +203,7 @@ pub unsafe extern "C" fn blaze_model_unload(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             if model == 0 {
                 return Err(Error::new(Status::NotFound, "model 0 is none"));
             }
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn blaze_repository_rescan(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let Some(queue) = queue.as_ref() else { return engine.rescan().map(drop) };
             let ticket = engine.rescan_async(&queue.queue, user_data)?;
             if let Some(out) = out.as_mut() {

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::blaze_engine;
-use super::read::{optional_string, reference, return_text};
+use super::read::{handle, optional_string, return_text};
 use super::status::{blaze_error, blaze_status};
 use crate::config::ProfileConfig;
 use crate::error::{Error, Status};
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn blaze_profile_start(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let json = optional_string(json, "json")?.unwrap_or("{}");
             engine.profile_start(ProfileConfig::from_json(json)?);
             Ok(())
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn blaze_profile_stop(
     err: *mut blaze_error,
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe { guard(err, || reference(engine, "engine")?.engine.profile_stop()) }
+    unsafe { guard(err, || handle(engine, "engine")?.engine.profile_stop()) }
 }
 
 /// Writes what was recorded, also while it is being recorded. Durations are in nanoseconds where a key says "ns", and
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn blaze_profile_report(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let format = match format {
                 BLAZE_REPORT_JSON => Format::Json,
                 BLAZE_REPORT_TRACE => Format::Trace,

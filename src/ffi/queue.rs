@@ -3,7 +3,7 @@
 use super::event::{blaze_event, write_event};
 use super::guard::{guard, guard_value};
 use super::handles::{blaze_engine, blaze_queue};
-use super::read::{check_size, output, reference};
+use super::read::{check_size, handle, output};
 use super::status::{blaze_error, blaze_status};
 use crate::error::{Error, Result, Status};
 
@@ -28,8 +28,8 @@ pub unsafe extern "C" fn blaze_queue_create(
     unsafe {
         guard(err, || {
             output(out, "out")?;
-            let queue = reference(engine, "engine")?.engine.create_queue(capacity)?;
-            out.write(Box::into_raw(Box::new(blaze_queue { queue })));
+            let queue = handle(engine, "engine")?.engine.create_queue(capacity)?;
+            out.write(blaze_queue::give_out(queue));
             Ok(())
         })
     }
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn blaze_queue_destroy(queue: *mut blaze_queue) -> blaze_s
     // SAFETY: made by blaze_queue_create, and not used again, as the header demands.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            if reference(queue, "queue")?.queue.is_busy() {
+            if handle(queue, "queue")?.queue.is_busy() {
                 return Err(Error::new(Status::Busy, "events are outstanding"));
             }
             drop(Box::from_raw(queue));
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn blaze_queue_wake(queue: *mut blaze_queue) -> blaze_stat
     // SAFETY: the header says what the pointer must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            reference(queue, "queue")?.queue.wake();
+            handle(queue, "queue")?.queue.wake();
             Ok(())
         })
     }
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn blaze_queue_fd(queue: *mut blaze_queue, fd: *mut std::f
     unsafe {
         guard(std::ptr::null_mut(), || {
             output(fd, "fd")?;
-            fd.write(reference(queue, "queue")?.queue.ready_fd()?);
+            fd.write(handle(queue, "queue")?.queue.ready_fd()?);
             Ok(())
         })
     }
@@ -181,5 +181,5 @@ unsafe fn consumer<'a>(
         return Err(Error::new(Status::InvalidArgument, "events are not aligned"));
     }
     // SAFETY: promised by the caller.
-    Ok((unsafe { reference(queue, "queue")? }, Events { next: events.cast(), stride }))
+    Ok((unsafe { handle(queue, "queue")? }, Events { next: events.cast(), stride }))
 }

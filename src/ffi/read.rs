@@ -1,5 +1,6 @@
 //! Reading what C hands in: pointers, strings, and structs that may be older or newer than this library's.
 
+use super::handles::OfProcess;
 use crate::error::{Error, Result, Status};
 use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
@@ -46,6 +47,17 @@ pub(super) use sized;
 pub unsafe fn reference<'a, T>(pointer: *const T, name: &str) -> Result<&'a T> {
     // SAFETY: promised by the caller.
     unsafe { pointer.as_ref() }.ok_or_else(|| null(name))
+}
+
+/// The object behind a handle, if this process has made it; an error that names the parameter otherwise.
+///
+/// # Safety
+/// As `reference`.
+#[inline]
+pub unsafe fn handle<'a, T: OfProcess>(pointer: *const T, name: &str) -> Result<&'a T> {
+    // SAFETY: promised by the caller.
+    let object = unsafe { reference(pointer, name) }?;
+    object.check_process(name).map(|()| object)
 }
 
 /// Checks that an output can be written.

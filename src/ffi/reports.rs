@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::blaze_engine;
-use super::read::{declared_size, reference, return_text, sized, write_sized};
+use super::read::{declared_size, handle, return_text, sized, write_sized};
 use super::status::blaze_status;
 use crate::error::{Error, Status};
 use std::ffi::c_char;
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn blaze_health(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let size = declared_size(out, "out")?;
             let health = engine.health();
             let state = match (health.ok, health.failed) {
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn blaze_health_json(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let text = reference(engine, "engine")?.engine.health_json();
+            let text = handle(engine, "engine")?.engine.health_json();
             return_text(&text, buffer, capacity, needed)
         })
     }
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn blaze_metrics(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let size = declared_size(out, "out")?;
             let metrics = engine.metrics();
             let quantiles = |[p50_ns, p90_ns, p99_ns, p999_ns]: [u64; 4]| blaze_quantiles {
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn blaze_metrics_text(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let text = match format {
                 BLAZE_METRICS_PROMETHEUS => engine.metrics_prometheus(),
                 BLAZE_METRICS_JSON => engine.metrics_json(),
@@ -341,7 +341,7 @@ pub unsafe extern "C" fn blaze_advice_json(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let text = reference(engine, "engine")?.engine.advice_json();
+            let text = handle(engine, "engine")?.engine.advice_json();
             return_text(&text, buffer, capacity, needed)
         })
     }

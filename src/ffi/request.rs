@@ -3,7 +3,7 @@
 use super::event::{blaze_event, write_event};
 use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
-use super::read::{declared_size, optional_string, output, reference, sized, sized_reference, slice};
+use super::read::{declared_size, handle, optional_string, output, sized, sized_reference, slice};
 use super::status::{blaze_error, blaze_status};
 use super::tensor::{BLAZE_MAX_RANK, BLAZE_MEMORY_HOST, blaze_string, blaze_tensor};
 use crate::engine::{InputData, InputTensor, OutputBuffer, RequestDescription};
@@ -97,9 +97,9 @@ pub unsafe extern "C" fn blaze_submit(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let mut description = RequestDescription::default();
-            let queue = reference(queue, "queue").and_then(|queue| {
+            let queue = handle(queue, "queue").and_then(|queue| {
                 describe(request, &mut description)?;
                 Ok(queue)
             });
@@ -137,7 +137,7 @@ pub unsafe extern "C" fn blaze_infer(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let mut description = RequestDescription::default();
             let size = declared_size(out, "out").and_then(|size| {
                 describe(request, &mut description)?;
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn blaze_infer(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_cancel(engine: *mut blaze_engine, ticket: blaze_ticket) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe { guard(std::ptr::null_mut(), || reference(engine, "engine")?.engine.cancel(ticket)) }
+    unsafe { guard(std::ptr::null_mut(), || handle(engine, "engine")?.engine.cancel(ticket)) }
 }
 
 /// Reads a request into `description`, which is empty: in place, since it is too large to be moved about for each.

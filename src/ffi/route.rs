@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model};
-use super::read::{output, reference, return_text, string};
+use super::read::{handle, output, return_text, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::{RouteConfig, TargetConfig, TenantConfig};
 use crate::error::{Error, Status};
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn blaze_route_create(
     unsafe {
         guard(err, || {
             output(out, "out")?;
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
             out.write(engine.create_route(config)?);
             Ok(())
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn blaze_route_update(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
             engine.update_route(route, config)
         })
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn blaze_route_update(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_route_destroy(engine: *mut blaze_engine, route: blaze_model) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe { guard(std::ptr::null_mut(), || reference(engine, "engine")?.engine.destroy_route(route)) }
+    unsafe { guard(std::ptr::null_mut(), || handle(engine, "engine")?.engine.destroy_route(route)) }
 }
 
 /// Adds a target to a route.
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn blaze_route_target_add(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let target = TargetConfig::from_json(string(target_json, "target_json")?)?;
             engine.add_target(route, target)
         })
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn blaze_route_target_remove(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            reference(engine, "engine")?.engine.remove_target(route, string(model, "model")?)
+            handle(engine, "engine")?.engine.remove_target(route, string(model, "model")?)
         })
     }
 }
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn blaze_route_target_drain(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             if drain > 1 {
                 return Err(Error::new(Status::InvalidArgument, "drain: must be 0 or 1"));
             }
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn blaze_route_info(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let text = reference(engine, "engine")?.engine.route_info(route)?;
+            let text = handle(engine, "engine")?.engine.route_info(route)?;
             return_text(&text, buffer, capacity, needed)
         })
     }
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn blaze_tenant_set(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             engine.set_tenant(&TenantConfig::from_json(string(tenant_json, "tenant_json")?)?)
         })
     }
@@ -356,7 +356,7 @@ pub unsafe extern "C" fn blaze_strategy_register(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let name = string(name, "name")?;
             let pick = pick.ok_or_else(|| Error::new(Status::NullPointer, "pick is NULL"))?;
             if name.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
-use super::read::{reference, return_text, string};
+use super::read::{handle, return_text, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::{ChangeConfig, TuneConfig};
 use std::ffi::c_char;
@@ -34,7 +34,7 @@ pub unsafe extern "C" fn blaze_model_configure(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             engine.configure(model, &ChangeConfig::from_json(string(json, "json")?)?)
         })
     }
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn blaze_tune(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
-            let engine = &reference(engine, "engine")?.engine;
+            let engine = &handle(engine, "engine")?.engine;
             let config = TuneConfig::from_json(string(json, "json")?)?;
             let Some(queue) = queue.as_ref() else { return engine.tune(&config).map(drop) };
             let ticket = engine.tune_async(config, &queue.queue, user_data)?;
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn blaze_tune_report(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
-            let text = reference(engine, "engine")?.engine.tune_report();
+            let text = handle(engine, "engine")?.engine.tune_report();
             return_text(&text, buffer, capacity, needed)
         })
     }

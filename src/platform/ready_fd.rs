@@ -19,17 +19,9 @@ mod unix {
     impl ReadyFd {
         pub fn new() -> Result<Self> {
             let mut ends = [-1; 2];
-            // SAFETY: `ends` has room for the two descriptors.
-            if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+            if !pipe(&mut ends) {
                 let error = std::io::Error::last_os_error();
                 return Err(Error::new(Status::OutOfMemory, format!("cannot make a descriptor: {error}")));
-            }
-            for end in ends {
-                // SAFETY: `end` was opened just now. Setting flags on it cannot fail in a way that matters here.
-                unsafe {
-                    libc::fcntl(end, libc::F_SETFD, libc::FD_CLOEXEC);
-                    libc::fcntl(end, libc::F_SETFL, libc::O_NONBLOCK);
-                }
             }
             Ok(ReadyFd { read: ends[0], write: ends[1], set: false })
         }
@@ -56,6 +48,29 @@ mod unix {
                 self.set = false;
             }
         }
+    }
+
+    /// Makes a pipe that does not block and ends with the program: at once, so that no other thread forks in between.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    fn pipe(ends: &mut [libc::c_int; 2]) -> bool {
+        // SAFETY: `ends` has room for the two descriptors.
+        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) == 0 }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    fn pipe(ends: &mut [libc::c_int; 2]) -> bool {
+        // SAFETY: `ends` has room for the two descriptors.
+        if unsafe { libc::pipe(ends.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        for &mut end in ends {
+            // SAFETY: `end` was opened just now. Setting flags on it cannot fail in a way that matters here.
+            unsafe {
+                libc::fcntl(end, libc::F_SETFD, libc::FD_CLOEXEC);
+                libc::fcntl(end, libc::F_SETFL, libc::O_NONBLOCK);
+            }
+        }
+        true
     }
 
     impl Drop for ReadyFd {

@@ -1,6 +1,7 @@
 //! Background jobs, such as loading a model: each on a thread of its own, or in turn on the host's thread.
 
 use crate::error::{Error, Result, Status};
+use crate::platform::block_signals;
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ impl Jobs {
 
 /// Starts a thread, or says that there is none to be had.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    // The host's signals are for the host's threads.
+    let _blocked = block_signals();
     std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| {
         Error::new(Status::OutOfMemory, format!("cannot start the thread {name:?}: {error}"))
     })

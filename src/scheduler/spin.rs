@@ -119,6 +119,7 @@ pub fn measure_wake_up_ns() -> u64 {
     let (asked, mut costs) = (AtomicUsize::new(0), Vec::new());
     let caller = std::thread::current();
     std::thread::scope(|scope| {
+        let _blocked = crate::platform::block_signals();
         let Ok(thread) = std::thread::Builder::new().spawn_scoped(scope, || {
             for round in 1..=ROUNDS {
                 while asked.load(Ordering::Acquire) < round {

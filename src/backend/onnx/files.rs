@@ -5,7 +5,7 @@ use crate::error::{Error, Result, Status};
 use crate::platform::file_identity;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A model whose weights are in other files is small itself; larger ones are not read twice.
 const MOST_TO_SEARCH: u64 = 16 << 20;
@@ -40,7 +40,7 @@ pub fn look(source: &Source<'_>) -> Result<Files> {
         _ => BTreeSet::new(),
     };
     for name in names {
-        let file = path.parent().unwrap_or(Path::new("")).join(name);
+        let file = inside(path, &canonical, &name)?;
         // One that is missing is ONNX Runtime's to complain about, who knows whether it is a file's name at all.
         if let Ok(metadata) = fs::metadata(&file) {
             bytes += metadata.len();
@@ -48,6 +48,30 @@ pub fn look(source: &Source<'_>) -> Result<Files> {
         }
     }
     Ok(Files { bytes, stamp: Some(stamp) })
+}
+
+/// The file that a model names, which must be in the model's own directory: a model is data, perhaps a stranger's, and does not
+/// get to choose what this process reads. The directory is where the model's path says, or where links lead from there.
+fn inside(path: &Path, canonical: &Path, name: &Path) -> Result<PathBuf> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let refused = |why: &str| {
+        let text = format!("{}: external data in {:?}: {why}", path.display(), name.display().to_string());
+        Error::new(Status::ModelInvalid, text)
+    };
+    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !name.components().all(plain) {
+        return Err(refused("must be a relative path without \"..\""));
+    }
+    let file = directory.join(name);
+    // One that is missing is ONNX Runtime's to complain about.
+    if let Ok(real) = fs::canonicalize(&file) {
+        let own = fs::canonicalize(if directory.as_os_str().is_empty() { Path::new(".") } else { directory });
+        let near = |directory: &Path| real.starts_with(directory);
+        if !own.is_ok_and(|own| near(&own)) && !canonical.parent().is_some_and(near) {
+            return Err(refused("a link leads out of the model's directory"));
+        }
+    }
+    Ok(file)
 }
 
 fn add_stamp(stamp: &mut String, path: &Path, metadata: &fs::Metadata) {

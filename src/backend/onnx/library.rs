@@ -10,6 +10,7 @@ use ort::environment::Environment;
 use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What is known about the loaded library.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -38,6 +39,17 @@ pub fn loaded() -> Option<&'static RuntimeInfo> {
 /// one tried; otherwise the search goes on beside `libblaze` and then to the system's loader.
 pub fn environment(configured: Option<&str>) -> Result<&'static Environment> {
     static LOADING: Mutex<()> = Mutex::new(());
+    /// The generation of the process that asked first, plus 1.
+    static BEGAN_IN: AtomicU32 = AtomicU32::new(0);
+    let this = platform::process_generation() + 1;
+    let began_in = BEGAN_IN
+        .compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed)
+        .unwrap_or_else(|began| began);
+    if began_in != 0 && began_in != this {
+        let text = "ONNX Runtime was in use when this process was forked: its threads are not here, and its locks may be held \
+                    for ever. Fork before the first model is loaded, or exec in the child";
+        return Err(Error::new(Status::InvalidState, text));
+    }
     let _one_at_a_time = lock(&LOADING);
     if let Some(runtime) = RUNTIME.get() {
         return check_same(configured, &runtime.info).map(|()| &runtime.environment);

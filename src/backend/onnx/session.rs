@@ -70,6 +70,8 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
         .map(|(index, name)| Provider::parse(index, name))
         .collect::<Result<_>>()?;
     let files = files::look(&request.source)?;
+    // ONNX Runtime's threads inherit it.
+    let _blocked = platform::block_signals();
     let environment = library::environment(request.onnxruntime.library.as_deref())?;
     let place = match &files.stamp {
         Some(stamp) => Some(request.sessions.place(&key(request, stamp), request.interrupt)?),

@@ -6,11 +6,18 @@ use crate::engine::Ticket;
 use crate::engine::batch::Batch;
 use crate::engine::event::OutputRef;
 use crate::engine::outcome::{self, ANSWERED};
+use crate::platform::process_generation;
 use crate::sync::{Ordering, lock};
 use std::ffi::CStr;
 use std::ptr::NonNull;
 
 impl Table {
+    /// Not in the child of a fork.
+    #[inline]
+    pub fn is_of_this_process(&self) -> bool {
+        self.made_in == process_generation()
+    }
+
     /// The host is done with what a request left behind. Nothing happens if it was before.
     ///
     /// # Safety
