@@ -141,6 +141,7 @@ void a_model_is_loaded_in_the_background() {
     CHECK(dispatcher.try_load(R"({"name": "n", "path": "tests/models/none.onnx"})",
                               [&](blaze::result<blaze::model> model) { bad.set_value(std::move(model)); }));
     const auto model = good.get_future().get();
+    if (!model) std::printf("  %s\n", model.error().to_string().c_str());
     REQUIRE(model.has_value());
     CHECK_STATUS(model->try_infer(blaze::tensor(one_to_four, {1, 4})).code(), ok);
     const auto none = bad.get_future().get();
