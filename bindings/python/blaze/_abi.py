@@ -228,6 +228,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "blaze_model_configure": (_STATUS, [_P, c_uint64, c_char_p, _P]),
     "blaze_repository_rescan": (_STATUS, [_P, _P, c_uint64, _P, _P]),
     "blaze_route_create": (_STATUS, [_P, c_char_p, _P, _P]),
+    "blaze_route_info": (_STATUS, [_P, c_uint64, _P, c_size_t, _P]),
     "blaze_route_update": (_STATUS, [_P, c_uint64, c_char_p, _P]),
     "blaze_route_destroy": (_STATUS, [_P, c_uint64]),
     "blaze_route_target_add": (_STATUS, [_P, c_uint64, c_char_p, _P]),
@@ -290,6 +291,9 @@ class Functions:
         raise AttributeError(f"{self.path} has no blaze_{name}")
 
 
+_SHAPES: list[Any] = [c_int64 * rank for rank in range(33)]
+
+
 def shape_type(rank: int) -> Any:
-    """The array type of a shape with so many axes; ctypes keeps it."""
-    return c_int64 * rank
+    """The array type of a shape with so many axes."""
+    return _SHAPES[rank] if rank < len(_SHAPES) else c_int64 * rank

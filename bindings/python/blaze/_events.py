@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
-from ctypes import Structure, addressof, byref, sizeof
+from ctypes import addressof, byref, sizeof
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import _fork
-from ._abi import Event, Functions, String, Tensor
+from ._abi import Event, Functions, String, Tensor, shape_type
 from ._dtypes import PACKED, STORAGE, STRING, VIEW, Array, unpack
 
 EVENT_SIZE = sizeof(Event)
@@ -27,18 +27,14 @@ class Timing:
     batch_rows: int
 
 
-class OwnedEvent(Structure):
-    """A blaze_event that is released when nobody refers to it any more: arrays do, by way of _View.
+class OwnedEvent(Event):
+    """A blaze_event that is released when nobody refers to it any more: arrays do, by way of their base.
 
     It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in.
     """
 
-    _anonymous_ = ("event",)
-    _fields_ = [("event", Event)]
-
     def __init__(self, functions: Functions) -> None:
-        super().__init__()
-        self.struct_size = EVENT_SIZE
+        super().__init__(EVENT_SIZE)
         self.release_function = functions.event_release
         self.generation = _fork.generation
         self.pointer = addressof(self)
@@ -46,12 +42,13 @@ class OwnedEvent(Structure):
     def release(self) -> None:
         """Gives back what the event holds; no array over its memory may be in use. In a fork's child it does nothing."""
         if self.internal and self.generation == _fork.generation:
-            _fork.call_or_defer(self.release_function, self)
+            if _fork.callbacks or _fork.deferred:
+                # Nothing of the library's may be called inside one of its callbacks: it is put off.
+                _fork.release(self.release_function, self)
+            else:
+                self.release_function(self.pointer)
 
-    def __del__(self) -> None:
-        # In a callback of the library's, from which nothing of it may be called, it is put off.
-        if self.internal and self.generation == _fork.generation:
-            _fork.call_or_defer(self.release_function, self)
+    __del__ = release
 
     def message(self) -> str:
         """The event's text, or ""."""
@@ -60,17 +57,27 @@ class OwnedEvent(Structure):
         return ctypes.string_at(self.text, self.text_bytes).decode("utf-8", "replace")
 
 
-class _View:
-    """What numpy makes an array of, and keeps as the array's base."""
-
-    __slots__ = ("__array_interface__", "owner")
-
-    def __init__(self, interface: dict[str, Any], owner: OwnedEvent) -> None:
-        self.__array_interface__ = interface
-        self.owner = owner
+# What numpy makes arrays of, and keeps as their base: a class for each size, since ctypes has it so, with `owner` as an attribute.
+_memory: dict[int, Any] = {}
+_new_array: Any = np.ndarray
 
 
-_TYPESTR = {number: dtype.str for number, dtype in STORAGE.items()}
+def _memory_of(view: Tensor, owner: OwnedEvent) -> Any:
+    """A buffer over an output, which keeps the event."""
+    size: int = view.size_bytes
+    kind: Any = _memory.get(size)
+    if kind is None:
+        kind = type("Memory", (ctypes.c_char * size,), {})
+        if len(_memory) < 1024:  # sizes come back, or there are very many of them
+            _memory[size] = kind
+    memory = kind.from_address(view.data)
+    memory.owner = owner
+    return memory
+
+
+def _shape_of(view: Tensor) -> tuple[int, ...]:
+    rank: int = view.rank
+    return tuple(shape_type(rank).from_address(view.shape)) if rank else ()
 
 
 def _strings(view: Tensor, shape: tuple[int, ...]) -> Array:
@@ -85,27 +92,22 @@ def _strings(view: Tensor, shape: tuple[int, ...]) -> Array:
 
 def output_array(view: Tensor, owner: OwnedEvent) -> Array:
     """An array over an output. Strings and types of less than a byte are copied."""
-    rank: int = view.rank
-    shape = tuple((ctypes.c_int64 * rank).from_address(view.shape)) if rank else ()
+    shape = _shape_of(view)
     number: int = view.dtype
     if number == STRING:
         return _strings(view, shape)
+    dtype = VIEW[number] or STORAGE[number]
     if not view.size_bytes:
-        return np.empty(shape, VIEW[number] or STORAGE[number])
+        return np.empty(shape, dtype)
     if number in PACKED:
-        packed = np.asarray(_View({"data": (view.data, True), "shape": (view.size_bytes,), "typestr": "|u1", "version": 3}, owner))
-        return unpack(packed, shape, number)
-    array: Array = np.asarray(
-        _View({"data": (view.data, False), "shape": shape, "typestr": _TYPESTR[number], "version": 3}, owner)
-    )
-    dtype = VIEW[number]
-    return array if dtype is None else array.view(dtype)
+        return unpack(np.frombuffer(_memory_of(view, owner), np.uint8), shape, number)
+    array: Array = _new_array(shape, dtype, _memory_of(view, owner))
+    return array
 
 
 def place_output(view: Tensor, owner: OwnedEvent, out: Array) -> Array:
     """What the request wrote into `out`: `out` itself if the shape is the output's, or else a view of its beginning."""
-    rank: int = view.rank
-    shape = tuple((ctypes.c_int64 * rank).from_address(view.shape)) if rank else ()
+    shape = _shape_of(view)
     if shape == out.shape:
         return out
     count = int(np.prod(shape, dtype=np.int64))

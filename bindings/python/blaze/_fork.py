@@ -13,21 +13,30 @@ from ._abi import Event
 #: Counts the forks that this process descends from. What was made in another generation must not be touched.
 generation = 0
 
-#: `active` is set on a thread that is inside a callback of the library's, from which nothing of it may be called.
-callback = threading.local()
-# The library's own threads come into a callback without the flag, which the callbacks set; see `inside_callback`.
+#: How many threads are inside a callback of the library's, from which nothing of it may be called.
+callbacks = 0
 
-_deferred: deque[tuple[Any, Event]] = deque()
+_inside = threading.local()
+_lock = threading.Lock()
+
+#: Events whose last array went away inside a callback.
+deferred: deque[tuple[Any, Event]] = deque()
 
 
 class InsideCallback:
     """`with inside_callback:` around the body of every callback."""
 
     def __enter__(self) -> None:
-        callback.active = True
+        global callbacks
+        with _lock:
+            callbacks += 1
+        _inside.active = True
 
     def __exit__(self, *_: object) -> None:
-        callback.active = False
+        global callbacks
+        _inside.active = False
+        with _lock:
+            callbacks -= 1
 
 
 inside_callback = InsideCallback()
@@ -35,10 +44,10 @@ inside_callback = InsideCallback()
 
 def in_callback() -> bool:
     """Whether the calling thread is inside a callback of the library's."""
-    return getattr(callback, "active", False)
+    return getattr(_inside, "active", False)
 
 
-def call_or_defer(release: Any, owner: Any) -> None:
+def release(function: Any, owner: Event) -> None:
     """Releases an event, now or, inside a callback, with the next one that is released outside.
 
     The event is copied for that, since its owner may be going away.
@@ -47,22 +56,23 @@ def call_or_defer(release: Any, owner: Any) -> None:
         copy = Event()
         ctypes.memmove(ctypes.addressof(copy), ctypes.addressof(owner), ctypes.sizeof(Event))
         owner.internal = None
-        _deferred.append((release, copy))
+        deferred.append((function, copy))
         return
-    release(ctypes.addressof(owner))
-    owner.internal = None
-    while _deferred:
+    function(ctypes.addressof(owner))
+    while deferred:
         try:
-            later, event = _deferred.popleft()
+            later, event = deferred.popleft()
         except IndexError:
             return
         later(ctypes.addressof(event))
 
 
 def _after_in_child() -> None:
-    global generation
+    global generation, callbacks, _lock
     generation += 1
-    _deferred.clear()
+    callbacks = 0
+    _lock = threading.Lock()
+    deferred.clear()
 
 
 if hasattr(os, "register_at_fork"):
