@@ -2,6 +2,9 @@
 
 TESTS += test-python
 
+# Examples that compute with more than + and *.
+$(OUT)/game_loop $(OUT)/classify: LINK += -lm
+
 PYTHON_BINDINGS = PYTHONPATH=$(CURDIR)/target/python-bindings:$(CURDIR)/bindings/python PYTHONDONTWRITEBYTECODE=1 \
     BLAZE_LIBRARY=$(CURDIR)/target/release/$(if $(filter Darwin,$(shell uname -s)),libblaze.dylib,libblaze.so)
 
