@@ -1,0 +1,182 @@
+"""Events, and arrays over their memory, which goes back to the engine when the last array is gone."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from ctypes import addressof, byref, sizeof
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _fork
+from ._abi import Event, Functions, String, Tensor, shape_type
+from ._dtypes import PACKED, STORAGE, STRING, VIEW, Array, unpack
+
+EVENT_SIZE = sizeof(Event)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a request's time went, in nanoseconds, and the rows of its batch."""
+
+    queued_ns: int
+    batched_ns: int
+    computed_ns: int
+    batch_rows: int
+
+
+class OwnedEvent(Event):
+    """A blaze_event that is released when nobody refers to it any more: arrays do, by way of their base.
+
+    It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in.
+    """
+
+    def __init__(self, functions: Functions) -> None:
+        super().__init__(EVENT_SIZE)
+        self.release_function = functions.event_release
+        self.generation = _fork.generation
+        self.pointer = addressof(self)
+
+    def release(self) -> None:
+        """Gives back what the event holds; no array over its memory may be in use. In a fork's child it does nothing."""
+        if self.internal and self.generation == _fork.generation:
+            if _fork.callbacks or _fork.deferred:
+                # Nothing of the library's may be called inside one of its callbacks: it is put off.
+                _fork.release(self.release_function, self)
+            else:
+                self.release_function(self.pointer)
+
+    __del__ = release
+
+    def message(self) -> str:
+        """The event's text, or ""."""
+        if not self.text:
+            return ""
+        return ctypes.string_at(self.text, self.text_bytes).decode("utf-8", "replace")
+
+
+# What numpy makes arrays of, and keeps as their base: a class for each size, since ctypes has it so, with `owner` as an attribute.
+_memory: dict[int, Any] = {}
+_new_array: Any = np.ndarray
+
+
+def _memory_of(view: Tensor, owner: OwnedEvent) -> Any:
+    """A buffer over an output, which keeps the event."""
+    size: int = view.size_bytes
+    kind: Any = _memory.get(size)
+    if kind is None:
+        kind = type("Memory", (ctypes.c_char * size,), {})
+        if len(_memory) < 1024:  # sizes come back, or there are very many of them
+            _memory[size] = kind
+    memory = kind.from_address(view.data)
+    memory.owner = owner
+    return memory
+
+
+def _shape_of(view: Tensor) -> tuple[int, ...]:
+    rank: int = view.rank
+    return tuple(shape_type(rank).from_address(view.shape)) if rank else ()
+
+
+def _strings(view: Tensor, shape: tuple[int, ...]) -> Array:
+    array = np.empty(shape, object)
+    flat = array.reshape(-1)
+    elements = (String * flat.size).from_address(view.data) if flat.size else ()
+    for place, element in enumerate(elements):
+        raw = ctypes.string_at(element.data, element.size_bytes) if element.size_bytes else b""
+        flat[place] = raw.decode("utf-8", "surrogateescape")
+    return array
+
+
+def output_array(view: Tensor, owner: OwnedEvent) -> Array:
+    """An array over an output. Strings and types of less than a byte are copied."""
+    shape = _shape_of(view)
+    number: int = view.dtype
+    if number == STRING:
+        return _strings(view, shape)
+    dtype = VIEW[number] or STORAGE[number]
+    if not view.size_bytes:
+        return np.empty(shape, dtype)
+    if number in PACKED:
+        return unpack(np.frombuffer(_memory_of(view, owner), np.uint8), shape, number)
+    array: Array = _new_array(shape, dtype, _memory_of(view, owner))
+    return array
+
+
+def place_output(view: Tensor, owner: OwnedEvent, out: Array) -> Array:
+    """What the request wrote into `out`: `out` itself if the shape is the output's, or else a view of its beginning."""
+    shape = _shape_of(view)
+    if shape == out.shape:
+        return out
+    count = int(np.prod(shape, dtype=np.int64))
+    return out.reshape(-1)[:count].reshape(shape)
+
+
+class Outputs(Mapping[str, Array]):
+    """What a request came to: arrays by name, and by position with `outputs[0]`.
+
+    The arrays are over memory of the engine's, or are the caller's own (`out=`). They may be written to, and live as long as
+    anybody refers to them: longer than this object, the model and the engine.
+    """
+
+    __slots__ = ("_names", "_owner", "arrays")
+
+    def __init__(self, names: tuple[str, ...], arrays: tuple[Array, ...], owner: OwnedEvent) -> None:
+        self._names = names
+        #: In the order of the model.
+        self.arrays = arrays
+        self._owner = owner
+
+    def __getitem__(self, key: str | int) -> Array:
+        if isinstance(key, str):
+            try:
+                return self.arrays[self._names.index(key)]
+            except ValueError:
+                raise KeyError(key) from None
+        return self.arrays[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time went."""
+        timing = self._owner.timing
+        return Timing(timing.queued_ns, timing.batched_ns, timing.computed_ns, timing.batch_rows)
+
+    @property
+    def model_handle(self) -> int:
+        """The handle of the model that answered, which tells the targets of a route apart."""
+        return int(self._owner.model)
+
+    def __repr__(self) -> str:
+        return "Outputs(" + ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items()) + ")"
+
+
+def collect(
+    functions: Functions, owner: OwnedEvent, names: tuple[str, ...], outs: tuple[Array | None, ...] | None
+) -> Outputs:
+    """The outputs of an event that ended well."""
+    view = Tensor()
+    view.struct_size = sizeof(Tensor)
+    pointer = byref(view)
+    arrays = []
+    for index in range(owner.outputs_count):
+        status = functions.event_output(owner.pointer, index, pointer)
+        if status:
+            raise RuntimeError(f"blaze_event_output: {status}")
+        out = outs[index] if outs is not None else None
+        arrays.append(output_array(view, owner) if out is None else place_output(view, owner, out))
+    return Outputs(names, tuple(arrays), owner)
+
+
+def copy_event(functions: Functions, event: Event) -> OwnedEvent:
+    """Takes an event over out of the array that a poll wrote it to, which must not be used to release it then."""
+    owner = OwnedEvent(functions)
+    ctypes.memmove(addressof(owner), addressof(event), EVENT_SIZE)
+    return owner

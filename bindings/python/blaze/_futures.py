@@ -1,0 +1,276 @@
+"""Completion queues: futures that a thread, the host's own polling, or an asyncio loop resolves."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Callable
+from ctypes import byref, c_int, c_void_p
+from typing import Any, Generic, Protocol, TypeVar
+
+from . import _fork
+from ._abi import BUFFERS_RELEASED, DONE, FLAG_MORE, FOREVER, Event
+from ._core import Core, Json
+from ._dtypes import Array
+from ._errors import Status, error_of
+from ._events import EVENT_SIZE, OwnedEvent, Outputs, collect, copy_event
+
+T = TypeVar("T")
+_log = logging.getLogger("blaze")
+_BATCH = 256
+
+
+class Operation(Protocol):
+    """What waits for events."""
+
+    def complete(self, owner: OwnedEvent) -> None:
+        """The terminal event has come."""
+
+    def progress(self, owner: OwnedEvent) -> None:
+        """Some of it is done."""
+
+
+class Future(concurrent.futures.Future[T], Generic[T]):
+    """The result of something that was submitted: a concurrent.futures.Future.
+
+    cancel() gives the work up also while it runs, and is True if that was in time; result(), exception(), add_done_callback(),
+    concurrent.futures.wait() and as_completed() are as usual. Callbacks run on the engine's thread for futures (or the one
+    that polls): they should be quick.
+    """
+
+    def __init__(self, core: Core, make: Callable[[OwnedEvent], T], keep: object = None) -> None:
+        super().__init__()
+        self._core = core
+        self._make = make
+        # Until the last event: the caller's output arrays, and the engine, which must not be collected before.
+        self._keep = keep
+        self._on_progress: Callable[[float, str], None] | None = None
+        #: The work's ticket.
+        self.ticket = 0
+
+    def cancel(self) -> bool:
+        """Asks for the work to be given up, queued or running. False: it has ended already."""
+        if self.done():
+            return self.cancelled()
+        if self._core.call("cancel", self.ticket):
+            return False
+        super().cancel()
+        return True
+
+    def complete(self, owner: OwnedEvent) -> None:
+        """The terminal event: called by the queue that it comes to."""
+        try:
+            if owner.status == Status.OK:
+                self.set_result(self._make(owner))
+            elif owner.status == Status.CANCELLED:
+                super().cancel()
+                self.set_running_or_notify_cancel()
+            else:
+                self.set_exception(error_of(owner.status, owner.message()))
+        except concurrent.futures.InvalidStateError:
+            pass  # cancelled in the same moment
+        except Exception as error:
+            self.set_exception(error)
+
+    def progress(self, owner: OwnedEvent) -> None:
+        """An event of progress: called by the queue that it comes to."""
+        if self._on_progress is not None:
+            self._on_progress(owner.progress, owner.message())
+
+
+def outputs_of(core: Core, names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Callable[[OwnedEvent], Outputs]:
+    """Makes outputs of an event."""
+    functions = core.functions
+    return lambda owner: collect(functions, owner, names, outs)
+
+
+def report_of(owner: OwnedEvent) -> Json:
+    """The JSON text of an event: a receipt or a report."""
+    parsed: Json = json.loads(owner.message() or "{}")
+    return parsed
+
+
+class Completions:
+    """A completion queue, and who waits for its events."""
+
+    def __init__(self, core: Core, capacity: int) -> None:
+        self.core = core
+        self.queue = core.make_queue(capacity)
+        self.pending: dict[int, Operation] = {}
+        self._ids = itertools.count(1)
+        # Of unloads, whose events have no user_data: the operation by its ticket, or the event if that was faster.
+        self._by_ticket: dict[int, Operation | OwnedEvent] = {}
+        self._lock = threading.Lock()
+        self._events = (Event * _BATCH)()
+        self._items = list(self._events)
+
+    def start(self, operation: Operation, begin: Callable[[int], int]) -> None:
+        """`begin(user_data)` submits; what it raises is raised, and nothing waits then."""
+        key = next(self._ids)
+        self.pending[key] = operation
+        try:
+            begin(key)
+        except BaseException:
+            del self.pending[key]
+            raise
+
+    def start_by_ticket(self, operation: Operation, begin: Callable[[], int]) -> None:
+        """As start, for what has no user_data; `begin` returns the ticket."""
+        ticket = begin()
+        with self._lock:
+            early = self._by_ticket.pop(ticket, None)
+            if early is None:
+                self._by_ticket[ticket] = operation
+        if isinstance(early, OwnedEvent):
+            operation.complete(early)
+
+    def poll(self, limit: int) -> int:
+        """Takes up to `limit` events without waiting; returns how many there were."""
+        taken = 0
+        while taken < limit and self.queue:
+            count = self.core.functions.poll(self.queue, self._events, EVENT_SIZE, min(limit - taken, _BATCH))
+            if not count:
+                break
+            self.deliver(count)
+            taken += count
+        return taken
+
+    def deliver(self, count: int) -> None:
+        """Hands the first `count` events on."""
+        functions = self.core.functions
+        for event in self._items[:count]:
+            try:
+                self._hand_on(copy_event(functions, event))
+            except Exception:
+                _log.exception("a completion could not be handed on")
+
+    def _hand_on(self, owner: OwnedEvent) -> None:
+        key = owner.user_data
+        operation: Operation | None
+        if not key:
+            with self._lock:
+                waiting = self._by_ticket.pop(owner.ticket, None)
+                if waiting is None:
+                    self._by_ticket[owner.ticket] = owner
+                    return
+            assert not isinstance(waiting, OwnedEvent)
+            operation = waiting
+        elif owner.flags & FLAG_MORE:
+            operation = self.pending.get(key)
+        else:
+            operation = self.pending.pop(key, None)
+        if operation is None or owner.kind == BUFFERS_RELEASED:
+            return
+        if owner.kind == DONE:
+            operation.complete(owner)
+        else:
+            operation.progress(owner)
+
+    def finish(self) -> None:
+        """The engine is shut down: nothing is submitted any more, and every ticket has its event."""
+        self.poll(2**32)
+
+    def destroy(self) -> None:
+        """The engine is destroyed."""
+        self.poll(2**32)
+        queue, self.queue = self.queue, c_void_p()
+        self.core.functions.queue_destroy(queue)
+
+
+class Dispatcher(Completions):
+    """Completions that a thread of this package's hands on, from the first one that is started; or nobody but poll()."""
+
+    def __init__(self, core: Core, capacity: int, threaded: bool) -> None:
+        super().__init__(core, capacity)
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._run, name="blaze-futures", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        wait, queue = self.core.functions.wait, self.queue
+        self.core.own_threads.add(threading.get_ident())
+        try:
+            # It ends when it is woken, or the engine is shut down and nothing is outstanding; `finish` takes the rest.
+            while count := wait(queue, self._events, EVENT_SIZE, _BATCH, FOREVER):
+                self.deliver(count)
+        finally:
+            self.core.own_threads.discard(threading.get_ident())
+
+    def finish(self) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            # An older library has no wake; the shutdown before this ends the wait, too.
+            if hasattr(self.core.functions, "queue_wake"):
+                self.core.functions.queue_wake(self.queue)
+            self._thread.join()
+        super().finish()
+
+
+class LoopCompletions(Completions):
+    """Completions that an asyncio loop hands on, by the queue's descriptor."""
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop, capacity: int) -> None:
+        super().__init__(core, capacity)
+        self.loop = loop
+        self._on_loop = False
+        descriptor = c_int(-1)
+        core.check(core.functions.queue_fd(self.queue, byref(descriptor)), None, "no descriptor for the queue")
+        self._descriptor = descriptor.value
+        loop.add_reader(self._descriptor, self._readable)
+
+    def _readable(self) -> None:
+        # One batch, then the loop's other work: the descriptor stays readable while events wait.
+        self.poll(_BATCH)
+
+    def finish(self) -> None:
+        # The reader must go before its descriptor, and only the loop's own thread may take it out.
+        if self.loop.is_closed():
+            super().finish()
+            return
+        try:
+            running: object = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.loop or not self.loop.is_running():
+            self.loop.remove_reader(self._descriptor)
+            super().finish()
+            return
+        self._on_loop = True
+        self.loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self.loop.remove_reader(self._descriptor)
+        super().finish()
+        super().destroy()
+
+    def destroy(self) -> None:
+        if not self._on_loop:
+            super().destroy()
+
+
+class LoopOperation(Generic[T]):
+    """A future of asyncio's that waits for a terminal event."""
+
+    def __init__(self, future: asyncio.Future[T], make: Callable[[OwnedEvent], T], keep: object) -> None:
+        self.future = future
+        self._make = make
+        self._keep = keep
+
+    def complete(self, owner: OwnedEvent) -> None:
+        """The terminal event has come."""
+        if self.future.done():
+            return
+        if owner.status == Status.OK:
+            self.future.set_result(self._make(owner))
+        elif owner.status == Status.CANCELLED:
+            self.future.cancel()
+        else:
+            self.future.set_exception(error_of(owner.status, owner.message()))
+
+    def progress(self, owner: OwnedEvent) -> None:
+        """Requests have none."""
+
