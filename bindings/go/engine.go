@@ -174,7 +174,7 @@ func configuration(config any) (*C.char, error) {
 	return C.CString(string(text)), nil
 }
 
-// serve takes events until the engine is shut down and all are taken.
+// serve takes events until there are none though it need not wait: the engine is shut down, and all are taken.
 func (c *core) serve() {
 	defer close(c.stopped)
 	for c.queue.take(-1) > 0 {
@@ -225,6 +225,8 @@ func (c *core) close() {
 		C.blaze_engine_shutdown(c.handle, 0)
 		c.gate.close()
 		c.drain()
+		// Nothing can be submitted any more, and every event has its place in the queue: when it is empty, that is all.
+		C.blaze_queue_wake(c.queue.handle)
 		<-c.stopped
 		C.blaze_engine_destroy(c.handle)
 		c.queue.free()

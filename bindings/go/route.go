@@ -1,6 +1,5 @@
 package blaze
 
-// #include <stdlib.h>
 // #include "shim.h"
 import "C"
 
@@ -42,8 +41,8 @@ func (r *Route) AddTarget(config any) error {
 
 // RemoveTarget takes out the target of a model, by the name that it was configured with.
 func (r *Route) RemoveTarget(model string) error {
-	return r.engine.configure(model, func(text *C.char, failure *C.blaze_error) C.blaze_status {
-		return C.blaze_route_target_remove(r.engine.handle, C.blaze_model(r.id), text, failure)
+	return r.engine.configure(model, func(text *C.char, _ *C.blaze_error) C.blaze_status {
+		return C.blaze_route_target_remove(r.engine.handle, C.blaze_model(r.id), text)
 	})
 }
 
