@@ -334,7 +334,7 @@ func TestStringsGoInAndOut(t *testing.T) {
 	defer cancel()
 	texts := []string{"", "one", "zwölf", strings.Repeat("long ", 1000)}
 	for _, ctx := range []context.Context{ctx, context.Background()} {
-		response, err := model.Infer(ctx, NewTensor(texts))
+		response, err := model.Infer(ctx, NewTensor(texts, 1, 4))
 		if err != nil {
 			t.Fatal(err)
 		}

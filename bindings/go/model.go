@@ -402,7 +402,7 @@ func (p *endpoint) unpack(result *C.blazego_result, outputs []C.blazego_output, 
 	response := &one.Response
 	response.Model = uint64(result.event.model)
 	response.Timing = timing(&result.event.timing)
-	count := int(result.event.outputs_count)
+	count := int(result.outputs_count)
 	if response.Outputs = one.first[:min(count, 1)]; count > 1 {
 		response.Outputs = make([]Raw, count)
 	}

@@ -148,6 +148,7 @@ void blazego_fetch(blazego_result *result, blazego_output *outputs, uint32_t out
     for (uint32_t i = 0; i < event->outputs_count; i++)
         if (look(event, i, &view)) needed += packed_bytes(&view);
     result->needed_bytes = needed;
+    result->outputs_count = event->outputs_count;
     result->needed_outputs = event->outputs_count;
     if (needed > buffer_bytes || event->outputs_count > outputs_capacity) return;
     for (uint32_t i = 0; i < event->outputs_count; i++)

@@ -68,6 +68,7 @@ typedef struct blazego_result {
     blaze_event event; /* for blazego_fetch, if needed_bytes or needed_outputs is not 0 */
     uint64_t needed_bytes;
     uint32_t needed_outputs;
+    uint32_t outputs_count; /* of the event, which has none any more when it is released */
     blaze_status status;
     blaze_error error;
 } blazego_result;
