@@ -38,3 +38,36 @@ target/pkgconfig/blaze.pc: make/go.mk
 	    "Version: $$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" \
 	    'Cflags: -I$(CURDIR)/include' \
 	    'Libs: -L$(CURDIR)/target/release -lblaze -Wl,-rpath,$(CURDIR)/target/release' > $@
+
+target/go-python/.done: tools/requirements-triton.txt
+	@rm -rf $(GO_PYTHON)
+	PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install -q --disable-pip-version-check --no-deps --require-hashes --target $(GO_PYTHON) -r $<
+	@touch $@
+
+.PHONY: test-go
+test-go: release onnxruntime go-toolchain pkgconfig-uninstalled python-tools target/go-python/.done ## test the Go binding and its service
+	@if [ "$$(cat $(GO_OUT)/go)" = none ]; then echo "there is no Go for this platform: its binding is not tested"; \
+	else $(MAKE) --no-print-directory test-go-binding test-go-service; fi
+
+.PHONY: test-go-binding
+test-go-binding:
+	@unformatted=$$(cd $(GO_DIR) && $(GOFMT) -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	@echo "== go vet"; cd $(GO_DIR) && $(GO) vet ./...
+	@echo "== go test"; cd $(GO_DIR) && $(GO) test -count=1 ./...
+	@echo "== go test -race"; cd $(GO_DIR) && $(GO) test -count=1 -race ./...
+	@echo "== go test, pointers checked"; cd $(GO_DIR) && GOEXPERIMENT=cgocheck2 $(GO) test -count=1 .
+
+.PHONY: go-programs
+go-programs: | go-toolchain pkgconfig-uninstalled release
+	@mkdir -p $(GO_OUT)/bin
+	@cd $(GO_DIR) && $(GO) build -o $(GO_OUT)/bin/ ./cmd/...
+
+.PHONY: test-go-service
+test-go-service: go-programs
+	@echo "== blaze-serve"; PYTHONPATH=$(GO_PYTHON):target/python-tools $(PYTHON) $(GO_DIR)/cmd/blaze-serve/test_service.py \
+	    $(GO_OUT)/bin/blaze-serve .
+
+.PHONY: bench-go
+bench-go: release onnxruntime go-toolchain pkgconfig-uninstalled go-programs ## measure what Go adds, and the service under load, 2 minutes
+	@cd $(GO_DIR) && $(GO) test -run - -bench Overhead -benchtime 1x .
+	@$(PYTHON) $(GO_DIR)/cmd/blaze-load/bench_service.py $(GO_OUT)/bin .

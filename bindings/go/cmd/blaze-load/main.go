@@ -247,4 +247,3 @@ func quantile(sorted []time.Duration, part float64) float64 {
 	rank := int(math.Ceil(part * float64(len(sorted))))
 	return float64(sorted[max(rank, 1)-1]) / float64(time.Millisecond)
 }
-
