@@ -1,0 +1,102 @@
+// Blaze-serve serves models over HTTP in the Open Inference Protocol, version 2, which KServe and Triton's clients speak.
+//
+// usage: blaze-serve [flags] CONFIGURATION
+//
+// CONFIGURATION is a file with the engine's configuration, as for blaze_engine_create; "-" is standard input. On SIGTERM or
+// SIGINT the service says at /readyz that it is not ready, answers what it has been sent and what still comes for
+// -drain-delay, each with "Connection: close", then takes no more connections, answers what is left, and exits with 0.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"blaze"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "blaze-serve:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	var options options
+	address := flag.String("listen", "127.0.0.1:8000", "the `address` to listen on; with port 0 any free one")
+	delay := flag.Duration("drain-delay", time.Second, "how long requests are still taken after SIGTERM")
+	timeout := flag.Duration("drain-timeout", 25*time.Second, "how long requests may take to end after that")
+	flag.Int64Var(&options.maxBody, "max-body", 64<<20, "the most `bytes` in a request's body")
+	flag.DurationVar(&options.timeout, "request-timeout", 30*time.Second, "the longest that a request may take in the engine")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	config, err := read(flag.Arg(0))
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+
+	// Signals count from here on, so that none is lost while models load.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+
+	engine, err := blaze.New(config, blaze.WithLogger(log))
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	listener, err := net.Listen("tcp", *address)
+	if err != nil {
+		return err
+	}
+	service := newService(engine, options)
+	server := &http.Server{
+		Handler:           service,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	fmt.Printf("listening on %s\n", listener.Addr())
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+
+	select {
+	case err := <-failed:
+		return err
+	case <-signals:
+	}
+	service.draining.Store(true)
+	select { // a second signal shortens the delay
+	case <-time.After(*delay):
+	case <-signals:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
+	defer cancel()
+	if err := errors.Join(server.Shutdown(ctx), engine.Shutdown(ctx)); err != nil {
+		return fmt.Errorf("not all requests have ended: %w", err)
+	}
+	fmt.Printf("answered all of %d requests\n", service.accepted.Load())
+	return nil
+}
+
+func read(path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(os.Stdin)
+	}
+	return os.ReadFile(path)
+}
