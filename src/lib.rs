@@ -6,13 +6,14 @@
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
 //! `ffi` → `engine` → `scheduler`, `router`, `profile`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` →
-//! `stack`, `log` → `sync` → `panics`, `clock` → `platform` → `error`.
+//! `stack`, `log` → `sync` → `panics`, `features`, `clock` → `platform` → `error`.
 
 pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod features;
 pub mod ffi;
 pub mod log;
 pub mod memory;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 13] = [
     &["error"],
     &["platform"],
-    &["clock", "panics"],
+    &["clock", "features", "panics"],
     &["sync"],
     &["stack", "log"],
     &["memory"],

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Fetch the ONNX Runtime shared library pinned in onnxruntime.txt.
 
-    python3 tools/fetch_onnxruntime.py DEST
+    python3 tools/fetch_onnxruntime.py [--machine MACHINE] DEST
 
 leaves DEST/lib/libonnxruntime.so (and its versioned names), the licence and
 the third-party notices. Does nothing when DEST already holds the pinned library.
+MACHINE (aarch64, x86_64) is this one unless it is told, for cross-compiling.
 """
 
 import hashlib
@@ -83,7 +84,10 @@ def download(folder, version, tag, wheel_hash):
         raise Failure("this needs pip for %s: install python3-pip, or run `python3 -m ensurepip`" % sys.executable)
     command += ["download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.12", "--abi", "cp312"]
-    command += ["--platform", tag, "--require-hashes", "-r", str(PINS), "-d", str(folder)]
+    # Without the markers, which pip would hold against this machine.
+    pin = folder / "pin.txt"
+    pin.write_text("onnxruntime==%s --hash=sha256:%s\n" % (version, wheel_hash))
+    command += ["--platform", tag, "--require-hashes", "-r", str(pin), "-d", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
@@ -114,8 +118,8 @@ def unpack(wheel, folder, names, version, wheel_hash):
     (folder / STAMP).write_text(stamp_text(version, wheel_hash, library))
 
 
-def fetch(dest):
-    system, machine = sys.platform, platform.machine()
+def fetch(dest, machine):
+    system = sys.platform
     version, wheel_hash = pinned(system, machine)
     names = library_names(system, version)
     if complete(dest, version, wheel_hash, names):
@@ -142,10 +146,13 @@ def fetch(dest):
 
 
 def main():
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: fetch_onnxruntime.py DEST")
+    arguments, machine = sys.argv[1:], platform.machine()
+    if len(arguments) >= 2 and arguments[0] == "--machine":
+        machine, arguments = arguments[1], arguments[2:]
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.exit("usage: fetch_onnxruntime.py [--machine MACHINE] DEST")
     try:
-        print(fetch(Path(sys.argv[1]).resolve()))
+        print(fetch(Path(arguments[0]).resolve(), machine))
     except (Failure, OSError, zipfile.BadZipFile, KeyError) as error:
         sys.exit("fetch_onnxruntime: %s" % error)
 

@@ -2,10 +2,11 @@
 
 use super::{
     LogConfig, ModelConfig, ProfileConfig, RouteConfig, TenantsConfig, TuningConfig, TuningMode, object,
-    objects, optional_object, parse, require,
+    objects, optional_object, parse, part_of, require,
 };
 use crate::error::Result;
-use serde::{Deserialize, Serialize};
+use crate::features::{PROFILER, REPOSITORY, ROUTER, TUNING};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,23 +30,43 @@ pub struct EngineConfig {
     #[serde(deserialize_with = "object")]
     pub metrics: MetricsConfig,
     /// The engine is profiled from the start; null: not before it is asked to be.
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "profile")]
     pub profile: Option<ProfileConfig>,
     /// Where relative model paths start; null: the process's working directory.
     pub model_directory: Option<String>,
     /// A directory of models that is read at the start, and again from time to time.
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "repository")]
     pub repository: RepositoryConfig,
     /// Models that are loaded before `blaze_engine_create` returns.
     #[serde(deserialize_with = "objects")]
     pub models: Vec<ModelConfig>,
     /// Routes that are made after the models are loaded.
-    #[serde(deserialize_with = "objects")]
+    #[serde(deserialize_with = "routes")]
     pub routes: Vec<RouteConfig>,
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "tenants")]
     pub tenants: TenantsConfig,
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "tuning")]
     pub tuning: TuningConfig,
+}
+
+fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProfileConfig>, D::Error> {
+    part_of(&PROFILER, from, optional_object)
+}
+
+fn repository<'de, D: Deserializer<'de>>(from: D) -> Result<RepositoryConfig, D::Error> {
+    part_of(&REPOSITORY, from, object)
+}
+
+fn routes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<RouteConfig>, D::Error> {
+    part_of(&ROUTER, from, objects)
+}
+
+fn tenants<'de, D: Deserializer<'de>>(from: D) -> Result<TenantsConfig, D::Error> {
+    part_of(&ROUTER, from, object)
+}
+
+fn tuning<'de, D: Deserializer<'de>>(from: D) -> Result<TuningConfig, D::Error> {
+    part_of(&TUNING, from, object)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -27,8 +27,9 @@ pub use tuning::{
 };
 
 use crate::error::{Error, Result, Status};
+use crate::features::Feature;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::marker::PhantomData;
@@ -99,6 +100,15 @@ fn optional_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Vec::<Object<T>>::deserialize(deserializer)
         .map(|objects| objects.into_iter().map(|object| object.0).collect())
+}
+
+/// For fields of a part that a build may leave out: read as `read` says, or refused.
+fn part_of<'de, T, D: Deserializer<'de>>(
+    feature: &Feature,
+    deserializer: D,
+    read: impl FnOnce(D) -> Result<T, D::Error>,
+) -> Result<T, D::Error> {
+    if feature.built { read(deserializer) } else { Err(D::Error::custom(feature.missing())) }
 }
 
 fn invalid(message: impl Into<String>) -> Error {

@@ -25,6 +25,7 @@ use crate::backend::{self, Interrupt};
 use crate::clock::now_ns;
 use crate::config::{EngineConfig, ModelConfig};
 use crate::error::{Error, Result, Status};
+use crate::features::{PROFILER, ROUTER};
 use crate::log::Logger;
 use crate::memory::{HostSpace, Ledger, Pool, Space};
 use crate::metrics::{Fleet, Metrics};
@@ -178,14 +179,16 @@ impl Engine {
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
         let engine = Engine { core };
-        if let Some(profile) = &engine.core.config.profile {
+        if PROFILER.built
+            && let Some(profile) = &engine.core.config.profile
+        {
             engine.profile_start(profile.clone());
         }
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }
         engine.core.open_repository()?;
-        for (index, route) in routes.into_iter().enumerate() {
+        for (index, route) in routes.into_iter().enumerate().filter(|_| ROUTER.built) {
             let made = engine.core.create_route(route);
             made.map_err(|error| error.within(format!("routes[{index}]")))?;
         }

@@ -15,6 +15,7 @@ use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
+use crate::features::TUNING;
 use crate::memory::Reservation;
 use crate::panics::catch;
 use crate::platform;
@@ -221,7 +222,7 @@ fn prepare(
     drop(backend);
     (order.progress)(Stage::WarmingUp);
     let started = catch(|| {
-        let learned = if model.config.tuning { core.load_learned(&model) } else { None };
+        let learned = if TUNING.built && model.config.tuning { core.load_learned(&model) } else { None };
         if let Some(learned) = learned
             && let Err(error) = core.change(&model, |_| learned)
         {

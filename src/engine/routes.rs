@@ -13,6 +13,7 @@ use super::warden::{Check, Warden};
 use crate::clock::now_ns;
 use crate::config::{RouteConfig, TargetConfig};
 use crate::error::{Error, Result, Status};
+use crate::features::ROUTER;
 use crate::metrics::Ended;
 use crate::router::{Bars, Change, Limits, Peers, RetryBudget, Sessions, Strategy, Tally, Target, make};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
@@ -26,7 +27,7 @@ const TAG: u32 = 1 << 31;
 /// Whether a handle may be a route's.
 #[inline]
 pub fn is_route(id: ModelId) -> bool {
-    id as u32 & TAG != 0
+    ROUTER.built && id as u32 & TAG != 0
 }
 
 /// What stays the same however a route is changed.
@@ -317,7 +318,7 @@ impl Routes {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+        !ROUTER.built || self.count.load(Ordering::Relaxed) == 0
     }
 
     /// Refuses requests to all routes from now on.

@@ -5,6 +5,7 @@ use super::lifecycle::{Core, Engine};
 use super::model::Model;
 use crate::clock::now_ns;
 use crate::config::{TuningConfig, TuningMode};
+use crate::features::TUNING;
 use crate::metrics::Totals;
 use crate::panics::catch;
 use crate::scheduler::bell::Bell;
@@ -114,7 +115,7 @@ impl Core {
     /// Has the engine tune itself, if that is wanted.
     pub fn start_tuning(self: &Arc<Self>) {
         let config = &self.config.tuning;
-        if config.mode == TuningMode::Off {
+        if !TUNING.built || config.mode == TuningMode::Off {
             return;
         }
         *lock(&self.tuning.online) = Some(Online::new(config));
@@ -143,7 +144,8 @@ impl Core {
     /// For an engine without threads: looks after tuning, if it is time.
     pub fn tune_if_due(self: &Arc<Self>) {
         let tuning = &self.tuning;
-        if self.config.tuning.mode != TuningMode::Off
+        if TUNING.built
+            && self.config.tuning.mode != TuningMode::Off
             && self.config.threads == Some(0)
             && now_ns() >= tuning.next_ns.load(Ordering::Relaxed)
         {

@@ -12,6 +12,7 @@ use crate::backend::Interrupt;
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
+use crate::features::REPOSITORY;
 use crate::panics::catch;
 use crate::repository::{Entry, Policy, Stamp, Version, scan};
 use crate::scheduler::jobs::spawn;
@@ -150,7 +151,7 @@ impl Engine {
 impl Core {
     /// Reads the repository for the first time, and has it read again and again if that is wanted.
     pub fn open_repository(self: &Arc<Self>) -> Result<()> {
-        if self.config.repository.directory.is_none() {
+        if !REPOSITORY.built || self.config.repository.directory.is_none() {
             return Ok(());
         }
         let order = Order { interrupt: &self.repository.interrupt, progress: &|_| (), watch: None };

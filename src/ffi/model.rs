@@ -6,6 +6,7 @@ use super::read::{handle, output, reference, return_text, slice, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::ModelConfig;
 use crate::error::{Error, Status};
+use crate::features::REPOSITORY;
 use std::ffi::{c_char, c_void};
 
 /// Loads a model, checks whether its requests may be batched, warms it up, and starts its lanes.
@@ -245,6 +246,7 @@ pub unsafe extern "C" fn blaze_repository_rescan(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            REPOSITORY.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let Some(queue) = queue.as_ref() else { return engine.rescan().map(drop) };
             let ticket = engine.rescan_async(&queue.queue, user_data)?;

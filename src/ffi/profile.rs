@@ -6,6 +6,7 @@ use super::read::{handle, optional_string, return_text};
 use super::status::{blaze_error, blaze_status};
 use crate::config::ProfileConfig;
 use crate::error::{Error, Status};
+use crate::features::PROFILER;
 use crate::profile::report::Format;
 use std::ffi::c_char;
 
@@ -48,6 +49,7 @@ pub unsafe extern "C" fn blaze_profile_start(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            PROFILER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let json = optional_string(json, "json")?.unwrap_or("{}");
             engine.profile_start(ProfileConfig::from_json(json)?);
@@ -69,7 +71,12 @@ pub unsafe extern "C" fn blaze_profile_stop(
     err: *mut blaze_error,
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe { guard(err, || handle(engine, "engine")?.engine.profile_stop()) }
+    unsafe {
+        guard(err, || {
+            PROFILER.require()?;
+            handle(engine, "engine")?.engine.profile_stop()
+        })
+    }
 }
 
 /// Writes what was recorded, also while it is being recorded. Durations are in nanoseconds where a key says "ns", and
@@ -106,6 +113,7 @@ pub unsafe extern "C" fn blaze_profile_report(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            PROFILER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let format = match format {
                 BLAZE_REPORT_JSON => Format::Json,

@@ -5,6 +5,7 @@ use super::handles::blaze_engine;
 use super::read::{declared_size, handle, return_text, sized, write_sized};
 use super::status::blaze_status;
 use crate::error::{Error, Status};
+use crate::features::PROFILER;
 use std::ffi::c_char;
 
 /// How an engine is.
@@ -341,6 +342,7 @@ pub unsafe extern "C" fn blaze_advice_json(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
+            PROFILER.require()?;
             let text = handle(engine, "engine")?.engine.advice_json();
             return_text(&text, buffer, capacity, needed)
         })

@@ -6,6 +6,7 @@ use super::read::{handle, output, return_text, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::{RouteConfig, TargetConfig, TenantConfig};
 use crate::error::{Error, Status};
+use crate::features::ROUTER;
 use crate::router::{Choice, Strategy};
 use smallvec::SmallVec;
 use std::ffi::{c_char, c_void};
@@ -58,6 +59,7 @@ pub unsafe extern "C" fn blaze_route_create(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            ROUTER.require()?;
             output(out, "out")?;
             let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
@@ -87,6 +89,7 @@ pub unsafe extern "C" fn blaze_route_update(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            ROUTER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
             engine.update_route(route, config)
@@ -105,7 +108,12 @@ pub unsafe extern "C" fn blaze_route_update(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_route_destroy(engine: *mut blaze_engine, route: blaze_model) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe { guard(std::ptr::null_mut(), || handle(engine, "engine")?.engine.destroy_route(route)) }
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            ROUTER.require()?;
+            handle(engine, "engine")?.engine.destroy_route(route)
+        })
+    }
 }
 
 /// Adds a target to a route.
@@ -127,6 +135,7 @@ pub unsafe extern "C" fn blaze_route_target_add(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            ROUTER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let target = TargetConfig::from_json(string(target_json, "target_json")?)?;
             engine.add_target(route, target)
@@ -151,6 +160,7 @@ pub unsafe extern "C" fn blaze_route_target_remove(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
+            ROUTER.require()?;
             handle(engine, "engine")?.engine.remove_target(route, string(model, "model")?)
         })
     }
@@ -176,6 +186,7 @@ pub unsafe extern "C" fn blaze_route_target_drain(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
+            ROUTER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             if drain > 1 {
                 return Err(Error::new(Status::InvalidArgument, "drain: must be 0 or 1"));
@@ -209,6 +220,7 @@ pub unsafe extern "C" fn blaze_route_info(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
+            ROUTER.require()?;
             let text = handle(engine, "engine")?.engine.route_info(route)?;
             return_text(&text, buffer, capacity, needed)
         })
@@ -235,6 +247,7 @@ pub unsafe extern "C" fn blaze_tenant_set(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            ROUTER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             engine.set_tenant(&TenantConfig::from_json(string(tenant_json, "tenant_json")?)?)
         })
@@ -356,6 +369,7 @@ pub unsafe extern "C" fn blaze_strategy_register(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            ROUTER.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let name = string(name, "name")?;
             let pick = pick.ok_or_else(|| Error::new(Status::NullPointer, "pick is NULL"))?;

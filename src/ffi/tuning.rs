@@ -5,6 +5,7 @@ use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
 use super::read::{handle, return_text, string};
 use super::status::{blaze_error, blaze_status};
 use crate::config::{ChangeConfig, TuneConfig};
+use crate::features::TUNING;
 use std::ffi::c_char;
 
 /// Changes a model's settings while it works. No request is lost or fails by it: batches that are filling or running end
@@ -78,6 +79,7 @@ pub unsafe extern "C" fn blaze_tune(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(err, || {
+            TUNING.require()?;
             let engine = &handle(engine, "engine")?.engine;
             let config = TuneConfig::from_json(string(json, "json")?)?;
             let Some(queue) = queue.as_ref() else { return engine.tune(&config).map(drop) };
@@ -112,6 +114,7 @@ pub unsafe extern "C" fn blaze_tune_report(
     // SAFETY: the header says what the pointers must be.
     unsafe {
         guard(std::ptr::null_mut(), || {
+            TUNING.require()?;
             let text = handle(engine, "engine")?.engine.tune_report();
             return_text(&text, buffer, capacity, needed)
         })

@@ -1,0 +1,53 @@
+# Other systems: aarch64 Linux is built, and tested under qemu; Windows and macOS are checked by the compiler.
+
+AARCH64       = aarch64-unknown-linux-gnu
+AARCH64_CC    = aarch64-linux-gnu-gcc
+AARCH64_DIR   = target/aarch64
+AARCH64_ORT   = $(CURDIR)/target/onnxruntime-aarch64
+CHECK_TARGETS = x86_64-pc-windows-msvc aarch64-apple-darwin
+# Where Debian's compiler of another version and the libraries for it are; see packages rustc-web, cargo-web, rust-web-src and
+# libstd-rust-web-dev:arm64.
+DEBIAN_RUST   = RUSTC=/usr/bin/rustc CARGO_TARGET_DIR=$(CURDIR)/target/debian /usr/bin/cargo
+HAS_RUSTUP    = command -v rustup > /dev/null && rustup target list --installed | grep -qx
+
+.PHONY: check-targets
+check-targets: ## the compiler checks the library for Windows and macOS
+	@missing=; for target in $(CHECK_TARGETS); do \
+	    if $(HAS_RUSTUP) $$target; then \
+	        echo "== $$target"; $(CARGO) check --locked --lib --target $$target || exit 1; \
+	    else missing="$$missing --target $$target"; fi; done; \
+	if test -z "$$missing"; then :; \
+	elif test -e /usr/lib/rustlib/src/rust/library/std && test -x /usr/bin/cargo; then \
+	    echo "== $$missing, with Debian's compiler"; \
+	    RUSTC_BOOTSTRAP=1 $(DEBIAN_RUST) check --locked --lib -Zbuild-std=std,panic_unwind $$missing; \
+	else echo "not checked:$$missing. rustup target add has them, or Debian's rustc-web, cargo-web and rust-web-src"; fi
+
+.PHONY: cross-aarch64
+cross-aarch64: ## build the library for aarch64 Linux
+	@command -v $(AARCH64_CC) > /dev/null \
+	    || { echo "there is no $(AARCH64_CC): Debian has it in gcc-aarch64-linux-gnu and libc6-dev-arm64-cross"; exit 1; }
+	@mkdir -p $(AARCH64_DIR)
+	@export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$(AARCH64_CC); \
+	build="rustc --release --locked --lib --crate-type cdylib,staticlib --target $(AARCH64)"; \
+	if $(HAS_RUSTUP) $(AARCH64); then $(CARGO) $$build && from=target; \
+	elif test -e /usr/lib/rustlib/$(AARCH64)/lib && test -x /usr/bin/cargo; then $(DEBIAN_RUST) $$build && from=target/debian; \
+	else echo "Rust's library for $(AARCH64) is missing: rustup target add has it, or Debian's libstd-rust-web-dev:arm64"; exit 1; fi \
+	    && cp -f $$from/$(AARCH64)/release/libblaze.so $$from/$(AARCH64)/release/libblaze.a $(AARCH64_DIR)/ \
+	    && ln -sf libblaze.so $(AARCH64_DIR)/libblaze.so.0
+
+# The C tests that are about the library rather than about time, which runs differently in an emulator.
+AARCH64_TESTS = abi bad_input bad_tensors bad_config requests queues lifecycle models pump dlopen
+
+.PHONY: test-aarch64
+test-aarch64: cross-aarch64 ## run C tests and an example for aarch64 under qemu
+	@command -v qemu-aarch64 > /dev/null || { echo "there is no qemu-aarch64: Debian has it in qemu-user"; exit 1; }
+	@$(PYTHON) tools/fetch_onnxruntime.py --machine aarch64 $(AARCH64_ORT)
+	@set -e; dir=$(CURDIR)/$(AARCH64_DIR); link="-L$$dir -lblaze -Wl,-rpath,$$dir"; \
+	for file in $(AARCH64_TESTS:%=tests/c/%.c) examples-c/infer.c; do \
+	    test $$file = tests/c/dlopen.c && use= || use=$$link; \
+	    $(AARCH64_CC) $(STRICT) $(CFLAGS) -Iinclude $$file -o $(AARCH64_DIR)/$$(basename $$file .c) $$use -lpthread -ldl; done; \
+	export ORT_DYLIB_PATH=$(AARCH64_ORT)/lib/libonnxruntime.so BLAZE_SHORT=1; \
+	root=$$(dirname $$($(AARCH64_CC) -print-file-name=libc.so.6))/..; \
+	for test in $(AARCH64_TESTS); do echo "== $$test (aarch64)"; \
+	    qemu-aarch64 -L $$root $(AARCH64_DIR)/$$test $$(test $$test = dlopen && echo $(AARCH64_DIR)/libblaze.so); done; \
+	echo "== infer (aarch64)"; qemu-aarch64 -L $$root $(AARCH64_DIR)/infer | tail -n 2

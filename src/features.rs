@@ -1,0 +1,34 @@
+//! Parts that a build may leave out, by Cargo features.
+//!
+//! Each is a constant that the compiler knows: exports and configuration refuse what is left out, and what nothing reaches
+//! any more is not in the library. The ABI stays as it is.
+
+use crate::error::{Error, Result, Status};
+
+/// A part, which a build has or not.
+pub struct Feature {
+    /// The Cargo feature.
+    pub name: &'static str,
+    pub built: bool,
+}
+
+/// Profiles, their reports, and advice.
+pub const PROFILER: Feature = Feature { name: "profiler", built: cfg!(feature = "profiler") };
+/// Directories of models with versions.
+pub const REPOSITORY: Feature = Feature { name: "repository", built: cfg!(feature = "repository") };
+/// Routes, and tenants' limits.
+pub const ROUTER: Feature = Feature { name: "router", built: cfg!(feature = "router") };
+/// Searching settings, offline and while the engine works.
+pub const TUNING: Feature = Feature { name: "tuning", built: cfg!(feature = "tuning") };
+
+impl Feature {
+    /// Refuses a call that needs the part, if it is left out.
+    #[inline(always)]
+    pub fn require(&self) -> Result<()> {
+        if self.built { Ok(()) } else { Err(Error::new(Status::Unsupported, self.missing())) }
+    }
+
+    pub fn missing(&self) -> String {
+        format!("this build of Blaze has no {} (the Cargo feature \"{}\")", self.name, self.name)
+    }
+}
