@@ -119,6 +119,7 @@ static void leave_descriptors(rlim_t count) {
     struct rlimit limit;
     REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     if (!before.rlim_max) before = limit;
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &before) == 0);
     int lowest = dup(0); /* the next one there would be */
     REQUIRE(lowest >= 0);
     close(lowest);

@@ -113,6 +113,11 @@ static void constants_that_no_memory_holds_fail_the_load_or_the_run(void) {
     blaze_model model = 0;
     blaze_error error;
     blaze_status status = load_file(rig.engine, "tests/models/hostile_constant.onnx", "", &model, &error);
+    if (status == BLAZE_STATUS_OK) {
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        status = blaze_infer(rig.engine, call_with(&call, model, ones_to_four, 1, 1), PATIENCE, &event, &error);
+    }
     CHECK(status != BLAZE_STATUS_OK && status != BLAZE_STATUS_INTERNAL);
     CHECK(strlen(error.message) > 0);
     still_works(&rig);
