@@ -68,9 +68,9 @@ FUZZ_BIN   = target/fuzz/$(HOST)/release
 # What is found goes to target/fuzz/found, new inputs to target/fuzz/corpus. Models are mutated from the tests' own.
 FUZZ_SEEDS_model   = tests/models
 FUZZ_OPTIONS_model = -max_len=8192
-FUZZ_OPTIONS_abi   = -max_len=800
+FUZZ_OPTIONS_abi   = -max_len=800 -len_control=0
 FUZZ_OPTIONS_config   = -max_len=2000 -dict=fuzz/config.dict
-FUZZ_OPTIONS_manifest = -max_len=800 -dict=fuzz/config.dict
+FUZZ_OPTIONS_manifest = -max_len=800 -len_control=0 -dict=fuzz/config.dict
 
 .PHONY: fuzz fuzz-build fuzz-short
 fuzz-build: onnxruntime
