@@ -76,7 +76,8 @@ test-examples: examples ## run the C examples
 
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
 C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
-            memory loading allocator repository padding routes limits route_stress health logs profile advice tuning
+            memory loading allocator repository padding routes limits route_stress health logs profile advice tuning \
+            process exhaustion hostile
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
 
 .PHONY: test-c
@@ -205,24 +206,3 @@ clean: ## remove everything built, but not what was fetched
 	$(CARGO) clean --release
 	$(CARGO) clean --profile dev
 	rm -rf $(OUT)
-
-# ---- slow suites ------------------------------------------------------------------------------------------------------
-
-.PHONY: miri
-miri: ## the FFI tests under Miri (needs `rustup component add miri` on a nightly toolchain)
-	MIRIFLAGS="-Zmiri-disable-isolation" $(CARGO) +nightly miri test --locked --test ffi
-
-.PHONY: loom
-loom: ## every interleaving of the lock-free parts, within bounds (part of `make test`)
-	$(CARGO) test --locked --test loom
-
-.PHONY: soak
-soak: onnxruntime ## random interleavings of everything, for some minutes
-	BLAZE_ROUNDS=20000 $(CARGO) test --locked --release --test interleavings
-
-.PHONY: asan
-# Without loom's models, which have no memory to check, and what is said of the heap, which is another one here.
-asan: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
-	    $(CARGO) test --locked --target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/asan --lib --tests \
-	    -- --skip wake_ups:: --skip lists:: --skip batches:: --skip completion:: --skip residence:: --skip routing:: --skip relays:: --skip spans:: --skip the_heap_grows --skip pool::a_trim --skip pool::two_users --skip pool::idle_bytes_never --skip alloc

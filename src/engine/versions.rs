@@ -138,6 +138,7 @@ impl Engine {
 
     /// Reads the repository again, in the background; the event's text is what there is to say about it.
     pub fn rescan_async(&self, queue: &Queue, user_data: u64) -> Result<Ticket> {
+        self.core().repository_directory()?;
         let (ticket, index) = self.core().open_job(queue, user_data, None)?;
         self.core().start_work("blaze-job", move |core| {
             let order = Order { interrupt: core.table.interrupt(index), progress: &|_| (), watch: None };

@@ -180,6 +180,8 @@ fn run(
                     let prepare = || model.prepare(memory, layout, &core.pool);
                     (View::new(memory, layout, 0, rows), batch.prepared(model.residence.epoch(), prepare)?)
                 };
+                // Whoever gives the load up has the run end, too, however long it would take.
+                let _stop = prepared.stopper().map(|stop| interrupt.hook(stop));
                 let started_ns = now_ns();
                 prepared.run(&mut view, interrupt)?;
                 if line.kind() == Kind::Joined {

@@ -1,12 +1,15 @@
 //! `model.json`: what a model's versions share, what one version has of its own, and both together.
 
 use super::{MODEL_FILE, checksum, shown, unreadable};
-use crate::config::{MAX_JSON_BYTES, ModelConfig};
+use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+
+/// The longest `model.json` that is read.
+const MAX_BYTES: usize = 1 << 20;
 
 /// Which versions of a model are to be served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,10 +125,10 @@ fn read_text(file: &Path) -> Result<Option<String>> {
         }
     }
     let mut bytes = Vec::new();
-    let limit = MAX_JSON_BYTES as u64 + 1;
+    let limit = MAX_BYTES as u64 + 1;
     File::open(file).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(|e| cannot(&e))?;
-    if bytes.len() > MAX_JSON_BYTES {
-        return Err(invalid(format!("has more than {MAX_JSON_BYTES} bytes")));
+    if bytes.len() > MAX_BYTES {
+        return Err(invalid(format!("has more than {MAX_BYTES} bytes")));
     }
     String::from_utf8(bytes).map(Some).map_err(|_| invalid("is not UTF-8"))
 }

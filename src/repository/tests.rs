@@ -252,7 +252,7 @@ fn a_model_json_that_cannot_be_read_does_not_mean_the_defaults() {
         |r: &Repository, path: &str| r.link("nowhere", path),
         |r: &Repository, path: &str| r.link("model.json", path),
         |r: &Repository, path: &str| fs::write(r.path(path), b"{\"backend\": \"\xff\"}").unwrap(),
-        |r: &Repository, path: &str| fs::write(r.path(path), vec![b' '; (16 << 20) + 1]).unwrap(),
+        |r: &Repository, path: &str| fs::write(r.path(path), vec![b' '; (1 << 20) + 1]).unwrap(),
         |r: &Repository, path: &str| {
             let made = std::process::Command::new("mkfifo").arg(r.path(path)).status().unwrap();
             assert!(made.success());

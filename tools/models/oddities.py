@@ -7,7 +7,7 @@ docstring is its line in tests/models/README.md.
 import numpy as np
 from onnx import TensorProto, helper
 
-from . import elements, mlps
+from . import elements, hostile, mlps
 from .common import FLOAT, INT64, STRING, constant, model, onnxruntime, save, session, value
 
 node = helper.make_node
@@ -220,6 +220,7 @@ def make(folder):
         lines.append((name + ".onnx", "The benchmark's %s perceptron, %s, with random weights." % (name, sizes)))
 
     lines += elements.make(folder)
+    lines += hostile.make(folder)
     text = "".join("- `%s`: %s\n" % line for line in lines)
     (folder / "README.md").write_text(README + text, encoding="utf-8")
     done = "and run" if onnxruntime else "but not run: onnxruntime is not installed"

@@ -55,6 +55,7 @@ pub fn environment(configured: Option<&str>) -> Result<&'static Environment> {
         return check_same(configured, &runtime.info).map(|()| &runtime.environment);
     }
     let runtime = search(configured)?;
+    super::ending::watch();
     Ok(&RUNTIME.get_or_init(|| runtime).environment)
 }
 
@@ -139,7 +140,10 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
         .build()
         .map_err(|e| e.to_string())?;
     environment.set_log_level(ort::logging::LogLevel::Warning);
-    super::memory::register(&environment).map_err(|e| format!("its allocator cannot be replaced: {e}"))?;
+    // Through ONNX Runtime, since it need not be visible to the rest of the process.
+    let thrower = platform::loaded_symbol(path, c"_ZSt17__throw_bad_allocv");
+    super::memory::register(&environment, thrower)
+        .map_err(|e| format!("its allocator cannot be replaced: {e}"))?;
     let info =
         describe(path).ok_or_else(|| format!("{}: cannot be described after loading", path.display()))?;
     Ok(Runtime { info, environment })

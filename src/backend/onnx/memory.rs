@@ -18,7 +18,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// In front of every block, and as long as blocks are aligned.
 #[repr(C, align(64))]
@@ -78,6 +78,7 @@ thread_local! {
 
 /// Does something in ONNX Runtime, and fails if there was too little memory for it meanwhile.
 pub fn within_means<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let _inside = super::ending::enter()?;
     WANT.take();
     let result = work();
     match WANT.take() {
@@ -86,14 +87,44 @@ pub fn within_means<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Err
     }
 }
 
+/// More than this is not taken from the system for a moment: it may be all that the machine has.
+const MOST_IN_WANT: usize = 64 << 20;
+
 /// ONNX Runtime does not look whether it was given memory, and crashes if it was not. So it goes on for the moment with
-/// the system's, and what it does fails in the end.
+/// the system's, and what it does fails in the end; or at once, if that is much.
+///
+/// # Safety
+/// As `throw_bad_alloc`.
 #[cold]
-fn in_want(error: Error, size: usize) -> *mut c_void {
+unsafe fn in_want(error: Error, size: usize) -> *mut c_void {
     let _ = WANT.try_with(|want| {
         want.borrow_mut().get_or_insert(error);
     });
-    from_system(size)
+    if size > MOST_IN_WANT {
+        // SAFETY: promised by the caller.
+        unsafe { throw_bad_alloc() };
+    }
+    // SAFETY: promised by the caller.
+    unsafe { from_system(size) }
+}
+
+type Thrower = unsafe extern "C-unwind" fn();
+
+/// The C++ library's function that throws `std::bad_alloc`; null: not found.
+static THROWER: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// Says that there is no memory as C++ does, and as ONNX Runtime's own allocators do: its calls catch that, and return an error.
+/// Returns if it is not known how to.
+///
+/// # Safety
+/// Called on behalf of ONNX Runtime only, with nothing on the stack up to there that needs to be dropped.
+#[cold]
+unsafe fn throw_bad_alloc() {
+    let thrower = THROWER.load(Ordering::Relaxed);
+    if !thrower.is_null() {
+        // SAFETY: it is `std::__throw_bad_alloc()`, and all frames up to ONNX Runtime's may be unwound.
+        unsafe { std::mem::transmute::<*mut c_void, Thrower>(thrower)() };
+    }
 }
 
 /// See `Account::enter`.
@@ -109,7 +140,10 @@ impl Drop for Entered<'_> {
 }
 
 /// Makes the allocator known to ONNX Runtime. It lives as long as the process, as the environment does.
-pub fn register(environment: &Environment) -> Result<(), ort::Error> {
+///
+/// `thrower` is what ONNX Runtime's C++ library calls to throw `std::bad_alloc`, if it was found.
+pub fn register(environment: &Environment, thrower: Option<*mut c_void>) -> Result<(), ort::Error> {
+    THROWER.store(thrower.unwrap_or(ptr::null_mut()), Ordering::Relaxed);
     let api = ort::api();
     let mut info = ptr::null_mut();
     let (kind, memory) = (sys::OrtAllocatorType::OrtDeviceAllocator, sys::OrtMemType::OrtMemTypeDefault);
@@ -117,14 +151,20 @@ pub fn register(environment: &Environment) -> Result<(), ort::Error> {
     check(unsafe { (api.CreateCpuMemoryInfo)(kind, memory, &mut info) })?;
     // SAFETY: only fields are set.
     let mut functions = unsafe { sys::OrtAllocator::default() };
-    functions.Alloc = Some(allocate);
+    // SAFETY: the types differ only in that these two may unwind, which their caller, C++, knows of.
+    unsafe {
+        functions.Alloc = Some(std::mem::transmute::<Allocate, _>(allocate as Allocate));
+        functions.Reserve = Some(std::mem::transmute::<Reserve, _>(reserve as Reserve));
+    }
     functions.Free = Some(free);
     functions.Info = Some(describe);
-    functions.Reserve = Some(reserve);
     let allocator = Box::leak(Box::new(Allocator { functions, info }));
     // SAFETY: both live as long as the process.
     check(unsafe { (api.RegisterAllocator)(environment.ptr().cast_mut(), &raw mut allocator.functions) })
 }
+
+type Allocate = unsafe extern "system-unwind" fn(*mut sys::OrtAllocator, usize) -> *mut c_void;
+type Reserve = unsafe extern "system-unwind" fn(*const sys::OrtAllocator, usize) -> *mut c_void;
 
 #[repr(C)]
 struct Allocator {
@@ -139,27 +179,32 @@ unsafe extern "system" fn describe(this: *const sys::OrtAllocator) -> *const sys
 }
 
 /// Memory for a run, or for a moment of a load.
-unsafe extern "system" fn allocate(_: *mut sys::OrtAllocator, size: usize) -> *mut c_void {
-    let Some(total) = size.checked_add(HEADER) else { return ptr::null_mut() };
-    match Account::current() {
-        Some(account) => match account.pool.take(total) {
-            Ok(block) => with_header(block, Owner::Pool),
-            Err(error) => in_want(error, total),
-        },
-        None => from_system(total),
+unsafe extern "system-unwind" fn allocate(_: *mut sys::OrtAllocator, size: usize) -> *mut c_void {
+    // What no memory holds is refused as such.
+    let total = size.saturating_add(HEADER).min(isize::MAX as usize - HEADER);
+    // SAFETY: ONNX Runtime calls, and nothing here is to be dropped.
+    unsafe {
+        match Account::current() {
+            Some(account) => match account.pool.take(total) {
+                Ok(block) => with_header(block, Owner::Pool),
+                Err(error) => in_want(error, total),
+            },
+            None => from_system(total),
+        }
     }
 }
 
 /// Memory that stays for as long as the session.
-unsafe extern "system" fn reserve(_: *const sys::OrtAllocator, size: usize) -> *mut c_void {
-    let total = size.checked_add(HEADER).and_then(|total| total.checked_next_multiple_of(HEADER));
-    let Some(total) = total else { return ptr::null_mut() };
-    let Some(account) = Account::current() else { return from_system(total) };
+unsafe extern "system-unwind" fn reserve(_: *const sys::OrtAllocator, size: usize) -> *mut c_void {
+    let total = size.saturating_add(2 * HEADER - 1).min(isize::MAX as usize - HEADER) / HEADER * HEADER;
+    // SAFETY: ONNX Runtime calls, and nothing here is to be dropped.
+    let Some(account) = Account::current() else { return unsafe { from_system(total) } };
     // What was reserved for it before becomes what it takes.
     account.room.spend(total as u64);
     let block = match account.pool.take_exact(total, Kind::Models) {
         Ok(block) => block,
-        Err(error) => return in_want(error, total),
+        // SAFETY: as above.
+        Err(error) => return unsafe { in_want(error, total) },
     };
     account.weights.fetch_add(total as u64, Ordering::Relaxed);
     // SAFETY: it came from an `Arc` that is there: see `current`. The block holds a share of its own.
@@ -181,10 +226,15 @@ fn layout(size: usize) -> Option<Layout> {
     Layout::from_size_align(size, HEADER).ok()
 }
 
-fn from_system(size: usize) -> *mut c_void {
-    let Some(layout) = layout(size) else { return ptr::null_mut() };
+/// # Safety
+/// As `throw_bad_alloc`.
+unsafe fn from_system(size: usize) -> *mut c_void {
     // SAFETY: the size is at least a header's.
-    let Some(base) = NonNull::new(unsafe { alloc(layout) }) else { return ptr::null_mut() };
+    let Some(base) = layout(size).and_then(|layout| NonNull::new(unsafe { alloc(layout) })) else {
+        // SAFETY: promised by the caller.
+        unsafe { throw_bad_alloc() };
+        return ptr::null_mut();
+    };
     // SAFETY: as in `with_header`.
     unsafe {
         base.as_ptr().cast::<Header>().write(Header { owner: Owner::Nobody { size } });

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::batch::OnnxBatch;
+use super::ending;
 use super::files::{self, Files};
 use super::library;
 use super::memory::{self, Account};
@@ -26,6 +27,7 @@ use ort::session::{RunOptions, Session};
 use ort::sys;
 use ort::value::ValueType;
 use std::ffi::CStr;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
@@ -46,12 +48,22 @@ pub struct Loaded {
 
 /// What a model's batches share.
 pub struct Shared {
-    pub session: Session,
+    pub session: ManuallyDrop<Session>,
     pub signature: Arc<Signature>,
     pub memory: MemoryInfo<'static>,
     /// The outputs' shapes turned out not to be as declared.
     pub outputs_vary: AtomicBool,
     pub account: Arc<Account>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // At the end of the process it goes with the rest.
+        if let Ok(_inside) = ending::enter() {
+            // SAFETY: not used again.
+            unsafe { ManuallyDrop::drop(&mut self.session) };
+        }
+    }
 }
 
 // SAFETY: ONNX Runtime's `Run` may be called from several threads on one session; everything else is
@@ -72,6 +84,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
     let files = files::look(&request.source)?;
     // ONNX Runtime's threads inherit it.
     let _blocked = platform::block_signals();
+    let _inside = ending::enter()?;
     let environment = library::environment(request.onnxruntime.library.as_deref())?;
     let place = match &files.stamp {
         Some(stamp) => Some(request.sessions.place(&key(request, stamp), request.interrupt)?),
@@ -81,6 +94,9 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
         return Ok(Arc::new(OnnxModel { loaded }));
     }
     let loaded = memory::within_means(|| load_session(request, providers, environment, files))?;
+    // The first sessions make most of what ONNX Runtime takes down at the end.
+    static FIRST: std::sync::Once = std::sync::Once::new();
+    FIRST.call_once(ending::watch);
     if let Some(mut place) = place {
         place.fill(&loaded);
     }
@@ -320,7 +336,7 @@ fn finish(
         signature.outputs.push(spec("output", output.name(), output.dtype())?);
     }
     let shared = Arc::new(Shared {
-        session,
+        session: ManuallyDrop::new(session),
         signature: Arc::new(signature),
         memory: host_memory()?,
         outputs_vary: AtomicBool::new(false),
