@@ -1,8 +1,8 @@
 // What a request costs from C++ over what it costs from C: both in this process, on the same engine and model, in
 // alternating rounds. The ratio is the median of the rounds' ratios, which a machine that is slower for a while does not
-// change; of the processor time of the calling thread, which other programs disturb less than they do the clock, and of the
-// time that passes. The C side is written as a C host would write it: descriptions on the stack, made anew for every request, as the
-// C++ side does.
+// change; of the processor time of the calling thread, which other programs disturb less than they do the clock, and of
+// the time that passes. The C side is written as a C host would write it: descriptions on the stack, made anew for every
+// request, as the C++ side does.
 //
 // usage: overhead [--quick]
 #include <blaze.hpp>
