@@ -9,8 +9,8 @@ CPP_TESTS   = $(wildcard tests/cpp/*)
 CPP_BUILD   = $(CXX) $(CPP_STRICT) -Iinclude -Ibindings/cpp
 CPP_LINK    = $(LINK) -lpthread
 
-# How the tests are built: name and flags. Optimized once, with what the optimizer then warns of.
-CPP_FLAGS_cpp17 = -std=c++17 -O2 -g
+# How the tests are built: name and flags. Optimized once, for what the compiler warns of only then.
+CPP_FLAGS_cpp17 = -std=c++17 -O1 -g
 CPP_FLAGS_cpp20 = -std=c++20 -O0 -g
 CPP_FLAGS_bare  = -std=c++17 -O0 -g -fno-exceptions -fno-rtti
 CPP_FLAGS_asan  = -std=c++20 -O0 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -30,7 +30,8 @@ test-cpp-all: release onnxruntime
 	@if ! command -v valgrind >/dev/null; then echo "valgrind is not installed: the C++ tests are not run under it"; else \
 	    echo "== C++ (valgrind)"; \
 	    valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
-	        --suppressions=tests/c/valgrind.supp $(CPP_OUT)/test_cpp17 handles dispatchers > $(CPP_OUT)/test.log 2>&1 \
+	        --show-leak-kinds=definite --suppressions=tests/c/valgrind.supp $(CPP_OUT)/test_cpp17 handles dispatchers \
+        > $(CPP_OUT)/test.log 2>&1 \
 	        || { cat $(CPP_OUT)/test.log; exit 1; }; tail -n 1 $(CPP_OUT)/test.log; fi
 	@echo "== $(CPP_OUT)/thread_pool"
 	@$(CPP_OUT)/thread_pool > $(CPP_OUT)/test.log 2>&1 || { cat $(CPP_OUT)/test.log; exit 1; }; tail -n 2 $(CPP_OUT)/test.log

@@ -1,7 +1,8 @@
 // What a request costs from C++ over what it costs from C: both in this process, on the same engine and model, in
 // alternating rounds. The ratio is the median of the rounds' ratios, which a machine that is slower for a while does not
-// change. The C side is written as a C host would write it: descriptions on the stack, made anew for every request, as the
-// C++ side does.
+// change; of the processor time of the calling thread, which other programs disturb less than they do the clock, and of
+// the time that passes. The C side is written as a C host would write it: descriptions on the stack, made anew for every
+// request, as the C++ side does.
 //
 // usage: overhead [--quick]
 #include <blaze.hpp>
@@ -10,6 +11,7 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -105,26 +107,41 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
-double ns_each(rig &on, void (*run)(rig &, int), int requests) {
+struct cost {
+    double cpu_ns, wall_ns;
+};
+
+double thread_cpu_ns() {
+    timespec used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return static_cast<double>(used.tv_sec) * 1e9 + static_cast<double>(used.tv_nsec);
+}
+
+cost of_each(rig &on, void (*run)(rig &, int), int requests) {
     const std::uint64_t started = blaze_now_ns();
+    const double used = thread_cpu_ns();
     run(on, requests);
-    return static_cast<double>(blaze_now_ns() - started) / requests;
+    return {(thread_cpu_ns() - used) / requests, static_cast<double>(blaze_now_ns() - started) / requests};
 }
 
 void compare(rig &on, const char *name, void (*c)(rig &, int), void (*cpp)(rig &, int), int rounds, double seconds) {
-    const int requests = std::max(1, static_cast<int>(seconds * 1e9 / std::max(1.0, ns_each(on, c, 2000))));
-    std::vector<double> of_c, of_cpp, ratios;
+    const int requests = std::max(1, static_cast<int>(seconds * 1e9 / of_each(on, c, 2000).wall_ns));
+    std::vector<double> c_cpu, cpp_cpu, cpu_ratio, c_wall, cpp_wall, wall_ratio;
     for (int round = 0; round < rounds; round++) {
-        double took[2];
+        cost took[2] = {};
         for (int turn = 0; turn < 2; turn++) { /* each is first in half of the rounds */
             const int which = (round + turn) % 2;
-            took[which] = ns_each(on, which ? cpp : c, requests);
+            took[which] = of_each(on, which ? cpp : c, requests);
         }
-        of_c.push_back(took[0]);
-        of_cpp.push_back(took[1]);
-        ratios.push_back(took[1] / took[0]);
+        c_cpu.push_back(took[0].cpu_ns);
+        cpp_cpu.push_back(took[1].cpu_ns);
+        cpu_ratio.push_back(took[1].cpu_ns / took[0].cpu_ns);
+        c_wall.push_back(took[0].wall_ns);
+        cpp_wall.push_back(took[1].wall_ns);
+        wall_ratio.push_back(took[1].wall_ns / took[0].wall_ns);
     }
-    std::printf("%-28s %10.0f ns %10.0f ns %9.3f\n", name, median(of_c), median(of_cpp), median(ratios));
+    std::printf("%-28s %8.0f ns %8.0f ns %7.3f %11.0f ns %8.0f ns %7.3f\n", name, median(c_cpu), median(cpp_cpu),
+                median(cpu_ratio), median(c_wall), median(cpp_wall), median(wall_ratio));
     std::fflush(stdout);
 }
 
@@ -135,7 +152,8 @@ int main(int argc, char **argv) {
     const int rounds = quick ? 7 : 41;
     const double seconds = quick ? 0.02 : 0.05;
     rig on;
-    std::printf("%-28s %13s %13s %9s\n", "per request", "C", "C++", "ratio");
+    std::printf("%-28s %11s %11s %7s %14s %11s %7s\n", "per request", "C, CPU", "C++, CPU", "ratio", "C, time", "C++, time",
+                "ratio");
     compare(on, "infer", infer_c, infer_cpp, rounds, seconds);
     compare(on, "submit and wait, 1 in flight", submit_c<1>, submit_cpp<1>, rounds, seconds);
     compare(on, "submit and wait, 64", submit_c<64>, submit_cpp<64>, rounds, seconds);

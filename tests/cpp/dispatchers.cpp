@@ -104,7 +104,8 @@ void many_threads_may_submit() {
     for (int t = 0; t < 4; t++) {
         threads.emplace_back([&] {
             for (int i = 0; i < 500;) {
-                const auto id = dispatcher.try_submit(simple(model), [&](response answer) { good += answer && is_answer(*answer); });
+                const auto id =
+                    dispatcher.try_submit(simple(model), [&](response answer) { good += answer && is_answer(*answer); });
                 if (id) i++;
                 else if (id.code() == status::queue_full) full++, std::this_thread::yield();
                 else CHECK(false);
@@ -222,7 +223,7 @@ void a_callback_may_destroy_its_dispatcher() {
     const blaze::model model = load_mock(engine, "mock");
     const blaze::model hangs = load_mock(engine, "hangs", HANGS ALONE);
     for (int polled = 0; polled < 2; polled++) {
-        auto owned = std::make_unique<dispatcher>(polled ? *dispatcher::try_polled(engine) : *dispatcher::try_create(engine));
+        auto owned = std::make_unique<dispatcher>(*(polled ? dispatcher::try_polled(engine) : dispatcher::try_create(engine)));
         dispatcher *dispatcher = owned.get();
         std::promise<status> destroyed, other;
         CHECK(dispatcher->try_submit(simple(hangs), [&](response answer) { other.set_value(answer.code()); }));

@@ -117,7 +117,8 @@ void a_strategy_of_the_programs_own_picks() {
     }).code(), ok);
     CHECK_STATUS(engine.try_strategy("second", [](const blaze::route_choice &) { return 0u; }).code(), already_exists);
     CHECK_STATUS(engine.try_strategy("none", {}).code(), null_pointer);
-    const auto route = engine.try_route(R"({"name": "r", "strategy": "second", "targets": [{"model": "a"}, {"model": "b"}]})");
+    const auto route =
+        engine.try_route(R"({"name": "r", "strategy": "second", "targets": [{"model": "a"}, {"model": "b"}]})");
     REQUIRE(route.has_value());
     const blaze::response answer = engine.try_infer(simple(*route).tenant(5));
     CHECK(answer && answer->model_id() == b.id() && picks == 1 && alive.use_count() == 2);
@@ -178,7 +179,8 @@ void it_is_profiled_and_tuned() {
     CHECK_STATUS(engine.try_stop_profile().code(), ok);
     CHECK(has(engine.try_profile_report(), "settings"));
     CHECK(has(engine.try_profile_report(BLAZE_REPORT_HTML), "<html"));
-    const char *search = R"({"model": "mock", "max_rows": [1], "max_delay_us": [0], "lanes": [1], "seconds_per_point": 0.05})";
+    const char *search =
+        R"({"model": "mock", "max_rows": [1], "max_delay_us": [0], "lanes": [1], "seconds_per_point": 0.05})";
     CHECK_STATUS(engine.try_tune(search).code(), ok);
     CHECK_STATUS(engine.try_tune("{}").code(), invalid_config);
     blaze::queue queue = *engine.try_queue(1);

@@ -205,7 +205,8 @@ public:
 #endif
 
 #if BLAZE_HAS_COROUTINES
-    /// co_await gives the blaze::response. `work` must live until then.
+    /// co_await gives the blaze::response. `work` must live until then. (GCC 12 compiles no braced list within an expression
+    /// that is awaited: put the request together before.)
     auto try_run(const request &work) {
         return awaitable(all_, submitting{&work}, [](response &&answer) { return response(std::move(answer)); });
     }

@@ -102,7 +102,7 @@ public:
         blaze_tensor view = BLAZE_TENSOR_INIT;
         const blaze_status code = blaze_event_output(&c_, index, &view);
         if (code != BLAZE_STATUS_OK) return detail::to_error(code, "the event has no such output");
-        return tensor_view(view).try_values<T>();
+        return detail::values_of<T>(view);
     }
 #if BLAZE_HAS_EXCEPTIONS
     /// As try_output; throws.

@@ -36,9 +36,9 @@ public:
         if (count_ > 0) std::memcpy(bytes_, other.bytes_, count_ * sizeof(T));
         return *this;
     }
-    bool add(const T &one) noexcept {
+    template <class... Parts> bool add(const Parts &...parts) noexcept {
         if (count_ == Most) return false;
-        new (bytes_ + count_ * sizeof(T)) T(one);
+        new (bytes_ + count_ * sizeof(T)) T(parts...);
         count_++;
         return true;
     }
@@ -74,7 +74,9 @@ public:
     /// Adds an input: see tensor's constructor.
     template <class Range>
     request &input(const Range &elements, std::initializer_list<std::int64_t> shape, cstring name = nullptr) noexcept {
-        return input(tensor(elements, shape, name));
+        if (shape.size() > max_inline) wrong_ = BLAZE_STATUS_INVALID_SHAPE;
+        else if (!inputs_.add(elements, shape, name)) wrong_ = BLAZE_STATUS_UNSUPPORTED;
+        return *this;
     }
 
     /// Has an output written into memory of the caller's, which must have room for it: anything with std::data and

@@ -124,7 +124,7 @@ template <class T> constexpr dtype dtype_of() noexcept {
 template <class Range>
 using element_of = std::remove_pointer_t<decltype(std::data(std::declval<std::remove_reference_t<Range> &>()))>;
 
-/// An empty range's data may be anything, also NULL, which is no buffer.
+/// For inputs, which the library only reads.
 inline void *lent(const void *data) noexcept { return const_cast<void *>(data); }
 
 } // namespace detail
@@ -182,6 +182,17 @@ private:
     std::int64_t shape_[max_inline] = {};
 };
 
+namespace detail {
+
+/// The elements of a tensor, if it has those.
+template <class T> result<span<const T>> values_of(const blaze_tensor &view) {
+    if (dtype_of<T>() != static_cast<dtype>(view.dtype))
+        return to_error(BLAZE_STATUS_INVALID_DTYPE, "the output has another dtype");
+    return span<const T>(static_cast<const T *>(view.data), view.size_bytes / sizeof(T));
+}
+
+} // namespace detail
+
 /// A view of an output, valid until its event is released.
 class tensor_view {
 public:
@@ -203,8 +214,7 @@ public:
 
     /// The elements, row-major; INVALID_DTYPE if the output has another type.
     template <class T> result<span<const T>> try_values() const {
-        if (dtype_of<T> != type()) return detail::to_error(BLAZE_STATUS_INVALID_DTYPE, "the output has another dtype");
-        return span<const T>(static_cast<const T *>(c_.data), c_.size_bytes / sizeof(T));
+        return detail::values_of<T>(c_);
     }
 #if BLAZE_HAS_EXCEPTIONS
     /// As try_values; throws.
