@@ -14,8 +14,8 @@
  * - One request for each picture, all submitted before the first answer is awaited, so that the engine joins them into
  *   batches; user_data says which one an event is for. A picture that the model refuses does not disturb the others.
  *
- * The digits' model wants 1 for ink and 0 for paper, and pictures of writing are dark on light: with DIGITS=1, or without
- * files, light and dark are exchanged if the picture's border is light.
+ * The digits' model wants 1 for ink and 0 for paper, and pictures of writing are dark on light: so unless
+ * MODEL is set, light and dark are exchanged if the picture's border is light.
  */
 #include <blaze.h>
 #include <ctype.h>
@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SIDE = 16384, MAX_INPUT = 4096, TOP = 3, SAMPLES = 6 };
+enum { MAX_SIDE = 16384, MAX_PIXELS = 1 << 26, MAX_INPUT = 4096, TOP = 3, SAMPLES = 6 };
 
 struct picture {
     int width, height, channels;
@@ -91,6 +91,8 @@ static int read_picture(const char *path, struct picture *picture) {
         long width = read_number(file), height = read_number(file), most = read_number(file);
         if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE) {
             complain(path, "width and height must be 1 to 16384");
+        } else if (width * height > MAX_PIXELS) {
+            complain(path, "more than 2^26 pixels");
         } else if (most < 1 || most > 65535) {
             complain(path, "the largest sample must be 1 to 65535");
         } else {
@@ -242,7 +244,7 @@ int main(int argc, char **argv) {
     int labels[SAMPLES], count = argc - 1, trying = argc == 1, failed = 0, right = 0, sent = 0;
     char **paths = argv + 1;
     const char *model_path = getenv("MODEL");
-    int digits = trying || getenv("DIGITS");
+    int digits = !model_path;
     if (trying) {
         write_samples(sample_paths, labels);
         for (int i = 0; i < SAMPLES; i++) own[i] = sample_paths[i];

@@ -10,14 +10,14 @@
  *   requests become a few batches, since the engine joins what comes so fast.
  * - Answers are used when they come. The game never waits for one: an agent goes on doing what it last decided, and its
  *   next question is sent when the last one has been answered. At the beginning of a tick blaze_poll takes what is there,
- *   at most POLL_AT_ONCE events at a call, and stops when POLL_BUDGET_NS is spent; what is left comes with the next tick.
+ *   at most POLL_AT_ONCE events at a call, and stops when poll_budget_ns is spent; what is left comes with the next tick.
  * - A request has a deadline of DEADLINE_TICKS ticks: an answer to what an agent saw long ago is worth nothing, so on a
  *   machine that is too slow the engine drops the question instead of falling behind for ever. (What a request is refused for,
  *   such as QUEUE_FULL, is treated the same way: this agent goes on as before and asks again in the next tick.)
  * - "threads": 1 leaves the other cores to the game. The thread belongs to the process: how it is to be ranked against the
  *   game's own is the host's business, and it is done here as it would be in a game, by raising the niceness of every
  *   thread that blaze_engine_create has started (Linux). On a machine with a core to spare that changes nothing.
- * - Whether it costs the game anything: frames with inference and without it take turns, a stretch of STRETCH_SECONDS
+ * - Whether it costs the game anything: frames with inference and without it take turns, a stretch of stretch_seconds
  *   each, in one process, and the work of frames (from the tick until there is nothing left to do in it, without the
  *   sleep) is compared. What is to be seen is that the 99th percentile moves by less than half a millisecond out of
  *   16.6 ms. That takes a minute or so: the short form without arguments only shows that it runs.

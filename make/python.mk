@@ -19,7 +19,9 @@ target/python-bindings/.done: tools/requirements-python.txt
 test-python: release onnxruntime python-bindings ## test the Python bindings, and check their types
 	$(PYTHON_BINDINGS) $(PYTHON) -m mypy --strict --cache-dir target/python-mypy --config-file bindings/python/pyproject.toml bindings/python/blaze
 	$(PYTHON_BINDINGS) $(PYTHON) -m pytest -q -p no:cacheprovider -c bindings/python/pyproject.toml --rootdir bindings/python bindings/python/tests
-	@echo "== bindings/python/examples/digits.py"; $(PYTHON_BINDINGS) $(PYTHON) bindings/python/examples/digits.py | tail -n 3
+	@mkdir -p $(OUT); echo "== bindings/python/examples/digits.py"; \
+	    $(PYTHON_BINDINGS) $(PYTHON) bindings/python/examples/digits.py > $(OUT)/example.py.log 2>&1 \
+	    || { cat $(OUT)/example.py.log; exit 1; }; tail -n 3 $(OUT)/example.py.log
 
 .PHONY: bench-python
 bench-python: release onnxruntime python-bindings ## measure what a request through Python costs over one through C, 20 s

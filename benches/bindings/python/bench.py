@@ -2,7 +2,8 @@
 
 usage: bench.py [--quick]
 
-Prints for each way the median time of a request, that of C in the same rounds, and the median of the rounds' differences.
+Prints for each way the median time of a request, that of C in the same rounds, and the median of the rounds' differences; the
+last also of the CPU time that the process took, which other processes on the machine change less.
 """
 
 from __future__ import annotations
@@ -38,51 +39,52 @@ fresh, fixed = model.prepare(row), model.prepare(row, out=out)
 total = ctypes.c_float()
 
 
-def c_infer() -> float:
-    return direct.direct_infer(engine._core.handle, model.handle, row.ctypes.data, 4, REQUESTS, ctypes.byref(total)) / REQUESTS
+def c_infer() -> None:
+    assert direct.direct_infer(engine._core.handle, model.handle, row.ctypes.data, 4, REQUESTS, ctypes.byref(total))
 
 
-def c_submit() -> float:
+def c_submit() -> None:
     arguments = (engine._core.handle, model.handle, row.ctypes.data, 4, REQUESTS, IN_FLIGHT, ctypes.byref(total))
-    return direct.direct_submit(*arguments) / REQUESTS
+    assert direct.direct_submit(*arguments)
 
 
-def repeated(call: Callable[[], object]) -> Callable[[], float]:
-    def run() -> float:
-        started = time.perf_counter_ns()
+def repeated(call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
         for _ in range(REQUESTS):
             call()
-        return (time.perf_counter_ns() - started) / REQUESTS
 
     return run
 
 
-def submitted() -> float:
+def submitted() -> None:
     waiting: deque[blaze.Future[blaze.Outputs]] = deque()
-    started = time.perf_counter_ns()
     for _ in range(REQUESTS):
         if len(waiting) == IN_FLIGHT:
             waiting.popleft().result()
         waiting.append(model.submit(row))
     while waiting:
         waiting.popleft().result()
-    return (time.perf_counter_ns() - started) / REQUESTS
 
 
-def awaited() -> float:
+def awaited() -> None:
     async def one(count: int) -> None:
         for _ in range(count):
             await model.infer_async(row)
 
-    async def run() -> float:
-        started = time.perf_counter_ns()
+    async def run() -> None:
         await asyncio.gather(*(one(REQUESTS // IN_FLIGHT) for _ in range(IN_FLIGHT)))
-        return (time.perf_counter_ns() - started) / (REQUESTS // IN_FLIGHT * IN_FLIGHT)
 
-    return asyncio.run(run())
+    asyncio.run(run())
 
 
-ways: list[tuple[str, Callable[[], float], Callable[[], float]]] = [
+def timed(run: Callable[[], None]) -> tuple[float, float]:
+    """Microseconds for each request, and of CPU time."""
+    cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - wall) / REQUESTS / 1e3, (time.process_time_ns() - cpu) / REQUESTS / 1e3
+
+
+ways: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
     ("model.infer(x)", repeated(lambda: model.infer(row)), c_infer),
     ("model.infer(x, out=y)", repeated(lambda: model.infer(row, out=out)), c_infer),
     ("prepared()", repeated(fresh), c_infer),
@@ -91,14 +93,14 @@ ways: list[tuple[str, Callable[[], float], Callable[[], float]]] = [
     (f"infer_async, {IN_FLIGHT} in flight", awaited, c_submit),
 ]
 print(f"tiny, {ROUNDS} rounds of {REQUESTS} requests; µs for each request")
-print("| | Python | C | difference |\n| --- | --- | --- | --- |")
+print("| | Python | C | difference | difference of CPU time |\n| --- | --- | --- | --- | --- |")
 for name, python, c in ways:
     python(), c()
-    rounds = [(c(), python()) for _ in range(ROUNDS)]
+    rounds = [(timed(c), timed(python)) for _ in range(ROUNDS)]
     middle = statistics.median
     print(
-        f"| {name} | {middle(p for _, p in rounds) / 1e3:.1f} | {middle(d for d, _ in rounds) / 1e3:.1f} "
-        f"| {middle(p - d for d, p in rounds) / 1e3:.1f} |",
+        f"| {name} | {middle(p[0] for _, p in rounds):.1f} | {middle(d[0] for d, _ in rounds):.1f} "
+        f"| {middle(p[0] - d[0] for d, p in rounds):.1f} | {middle(p[1] - d[1] for d, p in rounds):.1f} |",
         flush=True,
     )
 engine.close()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ._abi import Error, Functions, Request, String, Tensor, shape_type
 from ._dtypes import NUMBERS, OF_NUMPY, PACKED, STORAGE, STRING, VIEW, Array, number_for, pack, storage_for
 from ._errors import ArgumentError, Status
+from ._events import new_view
 
 #: What may be given for an input: an array, or anything numpy makes one of.
 Input = npt.ArrayLike
@@ -49,6 +50,8 @@ class Spec:
 
     def bind(self, given: Sequence[Any], named: Mapping[str, Any]) -> tuple[tuple[int, ...], Sequence[Any]]:
         """Which inputs are given, and their values: by position, by name, or as one mapping."""
+        if not named and len(given) == len(self.all_inputs) and given and type(given[0]) is np.ndarray:
+            return self.all_inputs, given  # the usual, without the slow question for a mapping
         if len(given) == 1 and isinstance(given[0], Mapping):
             named = {**given[0], **named}
             given = ()
@@ -72,6 +75,8 @@ class Spec:
         if out is None:
             return None
         if isinstance(out, np.ndarray):
+            if len(self.outputs) == 1 and out.flags.carray and OF_NUMPY.get(out.dtype) == self.output_dtypes[0] not in PACKED:
+                return (out,)
             given: list[Array | None] = [out]
         elif isinstance(out, Mapping):
             if unknown := set(out) - set(self.outputs):
@@ -81,13 +86,16 @@ class Spec:
             given = list(out)
         if len(given) > len(self.outputs):
             raise ArgumentError(Status.INVALID_NAME, f"{len(given)} arrays for {len(self.outputs)} outputs")
-        given += [None] * (len(self.outputs) - len(given))
+        if len(given) < len(self.outputs):
+            given += [None] * (len(self.outputs) - len(given))
         for position, array in enumerate(given):
             if array is None:
                 continue
             number = self.output_dtypes[position]
-            if not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
+            if not array.flags.carray:
                 raise ArgumentError(Status.INVALID_ARGUMENT, f"out for {self.outputs[position]!r} must be writable and contiguous")
+            if OF_NUMPY.get(array.dtype) == number and number not in PACKED:
+                continue
             if number == STRING or number in PACKED:
                 raise ArgumentError(Status.UNSUPPORTED, f"out for {self.outputs[position]!r}: not for strings and packed types")
             if number_for(array.dtype, number) != number:
@@ -121,6 +129,7 @@ class Frame:
         self.error_pointer = byref(self.error)
         self.request = Request()
         self.request_pointer = byref(self.request)
+        self.view = new_view()
         self.names = [spec.inputs[position].encode() for position in key] + [name.encode() for name in spec.outputs]
         self._inputs = (Tensor * max(len(key), 1))()
         self._outputs = (Tensor * max(len(spec.outputs), 1))()
@@ -134,6 +143,8 @@ class Frame:
         self.dtypes: list[Any] = [None] * len(key)
         self._axes: list[Any] = [None] * len(key)
         self.refs: list[Any] = []
+        # Which output each of the tensors for the caller's memory was last described for.
+        self.placed = [-1] * len(self.outputs)
         request = self.request
         request.struct_size = sizeof(Request)
         request.model = model
@@ -202,8 +213,10 @@ class Frame:
             if array is None:
                 continue
             tensor = self.outputs[count]
-            tensor.name = self.names[len(self.key) + position]
-            tensor.dtype = self.spec.output_dtypes[position]
+            if self.placed[count] != position:
+                tensor.name = self.names[len(self.key) + position]
+                tensor.dtype = self.spec.output_dtypes[position]
+                self.placed[count] = position
             tensor.data = address_of(array)
             tensor.size_bytes = array.nbytes
             count += 1

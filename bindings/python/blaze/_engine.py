@@ -266,7 +266,8 @@ class Engine:
         with self._lock:
             for gone in [completions for completions in self._loops if completions.loop.is_closed()]:
                 self._loops.remove(gone)
-                gone.finish()
+                if gone.destroy():  # or else when the engine is closed: requests of the loop's are still under way
+                    self._core.closers.remove(gone)
             try:
                 completions = LoopCompletions(self._core, loop, self._in_flight)
             except NotImplementedError:

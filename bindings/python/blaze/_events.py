@@ -158,16 +158,28 @@ class Outputs(Mapping[str, Array]):
         return "Outputs(" + ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items()) + ")"
 
 
-def collect(
-    functions: Functions, owner: OwnedEvent, names: tuple[str, ...], outs: tuple[Array | None, ...] | None
-) -> Outputs:
-    """The outputs of an event that ended well."""
+def new_view() -> Tensor:
+    """Where an output's description goes."""
     view = Tensor()
     view.struct_size = sizeof(Tensor)
+    return view
+
+
+def collect(
+    functions: Functions,
+    owner: OwnedEvent,
+    names: tuple[str, ...],
+    outs: tuple[Array | None, ...] | None,
+    view: Tensor | None = None,
+) -> Outputs:
+    """The outputs of an event that ended well; `view` is memory to do it in."""
+    if view is None:
+        view = new_view()
     pointer = byref(view)
     arrays = []
+    event_output, address = functions.event_output, owner.pointer
     for index in range(owner.outputs_count):
-        status = functions.event_output(owner.pointer, index, pointer)
+        status = event_output(address, index, pointer)
         if status:
             raise RuntimeError(f"blaze_event_output: {status}")
         out = outs[index] if outs is not None else None

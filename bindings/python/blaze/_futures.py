@@ -105,6 +105,8 @@ class Completions:
         # Of unloads, whose events have no user_data: the operation by its ticket, or the event if that was faster.
         self._by_ticket: dict[int, Operation | OwnedEvent] = {}
         self._lock = threading.Lock()
+        # Who polls, until the events are handed on, since they are in memory that the next one writes to.
+        self._polling = threading.Lock()
         self._events = (Event * _BATCH)()
         self._items = list(self._events)
 
@@ -129,20 +131,37 @@ class Completions:
             operation.complete(early)
 
     def poll(self, limit: int) -> int:
-        """Takes up to `limit` events without waiting; returns how many there were."""
+        """Takes up to `limit` events without waiting; returns how many there were: 0 also if somebody else does just now."""
+        if not self._polling.acquire(False):
+            return 0
         taken = 0
-        while taken < limit and self.queue:
-            count = self.core.functions.poll(self.queue, self._events, EVENT_SIZE, min(limit - taken, _BATCH))
-            if not count:
-                break
-            self.deliver(count)
-            taken += count
-        return taken
+        try:
+            while taken < limit and (count := self._poll_once(min(limit - taken, _BATCH))):
+                self.deliver(self._items, count)
+                taken += count
+            return taken
+        finally:
+            self._polling.release()
 
-    def deliver(self, count: int) -> None:
+    def _poll_once(self, capacity: int) -> int:
+        core = self.core
+        core.calls.append(None)  # so that the queue stays until this has returned
+        try:
+            count: int = core.functions.poll(self.queue, self._events, EVENT_SIZE, capacity) if core.handle else 0
+            return count
+        finally:
+            core.calls.pop()
+
+    def drain(self) -> None:
+        """Takes all events, while the engine is being closed or nobody polls any more, also from inside a callback of poll's."""
+        events = (Event * _BATCH)()
+        while count := self.core.functions.poll(self.queue, events, EVENT_SIZE, _BATCH):
+            self.deliver(list(events), count)
+
+    def deliver(self, items: list[Event], count: int) -> None:
         """Hands the first `count` events on."""
         functions = self.core.functions
-        for event in self._items[:count]:
+        for event in items[:count]:
             try:
                 self._hand_on(copy_event(functions, event))
             except Exception:
@@ -172,13 +191,17 @@ class Completions:
 
     def finish(self) -> None:
         """The engine is shut down: nothing is submitted any more, and every ticket has its event."""
-        self.poll(2**32)
+        self.drain()
 
-    def destroy(self) -> None:
-        """The engine is destroyed."""
-        self.poll(2**32)
-        queue, self.queue = self.queue, c_void_p()
-        self.core.functions.queue_destroy(queue)
+    def destroy(self) -> bool:
+        """Destroys the queue; False: it is still in use, which it is not if the engine is destroyed."""
+        if not self.queue:
+            return True
+        self.drain()
+        if self.core.functions.queue_destroy(self.queue):
+            return False
+        self.queue = c_void_p()
+        return True
 
 
 class Dispatcher(Completions):
@@ -197,7 +220,7 @@ class Dispatcher(Completions):
         try:
             # It ends when it is woken, or the engine is shut down and nothing is outstanding; `finish` takes the rest.
             while count := wait(queue, self._events, EVENT_SIZE, _BATCH, FOREVER):
-                self.deliver(count)
+                self.deliver(self._items, count)
         finally:
             self.core.own_threads.discard(threading.get_ident())
 
@@ -247,9 +270,8 @@ class LoopCompletions(Completions):
         super().finish()
         super().destroy()
 
-    def destroy(self) -> None:
-        if not self._on_loop:
-            super().destroy()
+    def destroy(self) -> bool:
+        return True if self._on_loop else super().destroy()
 
 
 class LoopOperation(Generic[T]):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ctypes import byref, c_uint64
 from typing import TYPE_CHECKING, Any
 
+from ._abi import FOREVER
 from ._calls import Frame, Input, Out, Spec
 from ._core import Json, nanoseconds, to_json
 from ._dtypes import Array
@@ -111,7 +112,7 @@ class Model:
         """
         core, spec = self._core, self._spec
         key, values = spec.bind(inputs, named)
-        outs = spec.outs(out)
+        outs = None if out is None else spec.outs(out)
         frame = self._frame(key)
         try:
             frame.fill(values, outs)
@@ -121,13 +122,17 @@ class Model:
             core.calls.append(None)
             try:
                 status = functions.infer(
-                    core.handle, frame.request_pointer, nanoseconds(timeout), owner.pointer, frame.error_pointer
+                    core.handle,
+                    frame.request_pointer,
+                    FOREVER if timeout is None else nanoseconds(timeout),
+                    owner.pointer,
+                    frame.error_pointer,
                 )
             finally:
                 core.calls.pop()
             if status:
                 core.fail(status, frame.error)
-            return collect(functions, owner, spec.outputs, outs)
+            return collect(functions, owner, spec.outputs, outs, frame.view)
         finally:
             self._give_back(frame)
 
@@ -320,7 +325,7 @@ class Prepared:
                 status = functions.infer(
                     core.handle,
                     frame.request_pointer,
-                    0xFFFFFFFFFFFFFFFF if timeout is None else nanoseconds(timeout),
+                    FOREVER if timeout is None else nanoseconds(timeout),
                     owner.pointer,
                     frame.error_pointer,
                 )
@@ -331,7 +336,7 @@ class Prepared:
             if self._same is not None:
                 functions.event_release(owner.pointer)
                 return self._same
-            arrays = collect(functions, owner, self._model.output_names, self._outs).arrays
+            arrays = collect(functions, owner, self._model.output_names, self._outs, frame.view).arrays
             if self._fixed:
                 # The inputs' shapes stay, so the outputs' do.
                 self._same = arrays

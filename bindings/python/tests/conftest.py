@@ -19,7 +19,7 @@ RECORDS = np.fromfile(DIGITS.with_name("digits-test.bin"), np.uint8).reshape(-1,
 IMAGES = (RECORDS[:, :64].astype(np.float32) / 16).reshape(-1, 1, 8, 8)
 LABELS = RECORDS[:, 64]
 
-#: A model of the mock backend's that takes long, and can be interrupted.
+#: A model that takes as long as asked, and can be interrupted.
 SLOW: dict[str, Any] = {"path": str(MODELS / "slow_loop.onnx"), "name": "slow", "warmup": False}
 LONG = np.array(10**9, np.int64)
 

@@ -137,6 +137,41 @@ def test_asyncio(engine: blaze.Engine, digits: blaze.Model) -> None:
     asyncio.run(in_the_loop())
 
 
+def test_loops_that_are_closed_leave_nothing_behind(digits: blaze.Model) -> None:
+    async def ask() -> None:
+        await digits.infer_async(IMAGES[:1])
+
+    for _ in range(50):
+        asyncio.run(ask())
+    assert len(digits.engine._loops) == 1 and len(digits.engine._core.closers) == 1
+
+
+def test_closing_inside_a_poll() -> None:
+    engine = blaze.Engine(threads=1, manual=True)
+    model = engine.load(DIGITS)
+    futures = [model.submit(IMAGES[:1]) for _ in range(600)]
+    eventually(lambda: engine.metrics().in_flight == 0)
+    futures[0].add_done_callback(lambda _: engine.close())
+    while engine.poll():
+        pass
+    assert engine.closed and all(future.done() for future in futures)
+
+
+def test_polling_from_many_threads() -> None:
+    with blaze.Engine(threads=1, manual=True) as engine:
+        model = engine.load(DIGITS)
+        futures = [model.submit(image[None]) for image in IMAGES]
+
+        def poll() -> None:
+            while not all(future.done() for future in futures):
+                engine.poll(7)
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for worker in [pool.submit(poll) for _ in range(4)]:
+                worker.result(60)
+        assert np.mean([future.result()[0].argmax() == label for future, label in zip(futures, LABELS)]) > 0.99
+
+
 def test_cancelling_a_task_gives_the_request_up(engine: blaze.Engine) -> None:
     slow = engine.load(SLOW)
 
