@@ -40,17 +40,17 @@ func Example() {
 		return
 	}
 	fmt.Printf("the probability that it is a one: %.2f\n", scores.Data[1])
-	// Output: the probability that it is a one: 0.89
+	// Output: the probability that it is a one: 1.00
 }
 
 func ExampleModel_SubmitAll() {
-	engine, err := blaze.New(`{"models": [{"name": "twice", "backend": "mock"}]}`)
+	engine, err := blaze.New(`{"models": [{"name": "m", "backend": "mock", "mock": {"inputs": [{"name": "x", "shape": ["rows", 1]}]}}]}`)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer engine.Close()
-	model, err := engine.Model("twice")
+	model, err := engine.Model("m")
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -67,10 +67,17 @@ func ExampleModel_SubmitAll() {
 	for _, future := range futures {
 		response, err := future.Result()
 		if errors.Is(err, blaze.ErrQueueFull) {
-			fmt.Println("later")
+			fmt.Println("try again later")
 			continue
+		} else if err != nil {
+			fmt.Println(err)
+			return
 		}
 		scores, _ := blaze.As[float32](response.Output(0))
-		fmt.Println(scores.Data)
+		fmt.Println(scores.Data[0])
 	}
+	// Output:
+	// 1
+	// 3
+	// 5
 }
