@@ -148,6 +148,10 @@ func because(ctx context.Context, err *Error) *Error {
 	switch err.Status {
 	case ErrCancelled:
 		err.cause = ctx.Err()
+		// The context's end and the engine's own clock tell of the same deadline: which comes first does not matter.
+		if errors.Is(err.cause, context.DeadlineExceeded) {
+			err.Status = ErrExpired
+		}
 	case ErrExpired:
 		// The engine's clock may be a moment ahead of the context's.
 		if _, limited := ctx.Deadline(); limited {

@@ -295,7 +295,6 @@ func (p *endpoint) submit(ctx context.Context, requests []Request, watch bool) (
 	if len(requests) == 0 {
 		return futures, nil
 	}
-	numbers := make([]uint64, len(requests))
 	for i := range futures {
 		futures[i].engine, futures[i].ctx = e, ctx
 	}
@@ -314,8 +313,9 @@ func (p *endpoint) submit(ctx context.Context, requests []Request, watch bool) (
 	}
 	encoder := newEncoder()
 	defer encoder.free()
+	encoder.numbers = slices.Grow(encoder.numbers[:0], len(requests))[:len(requests)]
+	numbers, places := encoder.numbers, encoder.places[:0]
 	e.queue.waiting.add(futures, numbers)
-	places := make([]int, 0, len(requests))
 	var refused error
 	for i := range requests {
 		if err := encoder.add(&requests[i], p.id, numbers[i], timeout); err != nil {
@@ -326,6 +326,7 @@ func (p *endpoint) submit(ctx context.Context, requests []Request, watch bool) (
 		}
 		places = append(places, i)
 	}
+	encoder.places = places
 	if len(places) > 0 {
 		encoder.submit(e.handle, e.queue.handle)
 	}
@@ -374,12 +375,10 @@ func (p *endpoint) inferHere(ctx context.Context, request *Request) (*Response, 
 	if err := encoder.add(request, p.id, 0, timeout); err != nil {
 		return nil, err
 	}
-	var room [4]C.blazego_output
-	outputs := room[:]
+	result, outputs := encoder.result, encoder.outputs
 	buffer := make([]uint64, p.bytes.Load()/8)
-	var result C.blazego_result
 	requests, tensors, payload := encoder.pointers()
-	C.blazego_infer(e.handle, requests, tensors, payload, &result, &outputs[0], C.uint32_t(len(outputs)),
+	C.blazego_infer(e.handle, requests, tensors, payload, result, &outputs[0], C.uint32_t(len(outputs)),
 		(*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(buffer))), C.uint64_t(8*len(buffer)))
 	if result.status != 0 {
 		return nil, because(ctx, fail(result.status, &result.error).(*Error))
@@ -388,10 +387,10 @@ func (p *endpoint) inferHere(ctx context.Context, request *Request) (*Response, 
 		p.bytes.Store(int64(result.needed_bytes))
 		buffer = make([]uint64, max(result.needed_bytes/8, 1))
 		outputs = make([]C.blazego_output, max(result.needed_outputs, 1))
-		C.blazego_fetch(&result, &outputs[0], C.uint32_t(len(outputs)),
+		C.blazego_fetch(result, &outputs[0], C.uint32_t(len(outputs)),
 			(*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(buffer))), C.uint64_t(8*len(buffer)))
 	}
-	return p.unpack(&result, outputs, buffer), nil
+	return p.unpack(result, outputs, buffer), nil
 }
 
 func (p *endpoint) unpack(result *C.blazego_result, outputs []C.blazego_output, buffer []uint64) *Response {

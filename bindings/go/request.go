@@ -53,9 +53,18 @@ type encoder struct {
 	messages []byte
 	pinner   runtime.Pinner
 	pinned   bool
+
+	// What else a call needs, kept for the next one.
+	numbers []uint64
+	places  []int
+	// These are handed to C by address, so they are not part of something that has Go's pointers.
+	result  *C.blazego_result
+	outputs []C.blazego_output
 }
 
-var encoders = sync.Pool{New: func() any { return &encoder{} }}
+var encoders = sync.Pool{New: func() any {
+	return &encoder{result: new(C.blazego_result), outputs: make([]C.blazego_output, 4)}
+}}
 
 func newEncoder() *encoder {
 	e := encoders.Get().(*encoder)

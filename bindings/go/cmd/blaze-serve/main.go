@@ -3,8 +3,9 @@
 // usage: blaze-serve [flags] CONFIGURATION
 //
 // CONFIGURATION is a file with the engine's configuration, as for blaze_engine_create; "-" is standard input. On SIGTERM or
-// SIGINT the service says at /readyz that it is not ready, answers what it has been sent and what still comes for
-// -drain-delay, each with "Connection: close", then takes no more connections, answers what is left, and exits with 0.
+// SIGINT the service says at /readyz that it is not ready, and goes on for -drain-delay, so that load balancers notice; then
+// it takes no more connections, and ends those that there are with their next answer ("Connection: close"), or after
+// another -drain-delay without a request; answers what is left; and exits with 0. A second signal shortens the delays.
 package main
 
 import (
@@ -34,7 +35,7 @@ func main() {
 func run() error {
 	var options options
 	address := flag.String("listen", "127.0.0.1:8000", "the `address` to listen on; with port 0 any free one")
-	delay := flag.Duration("drain-delay", time.Second, "how long requests are still taken after SIGTERM")
+	delay := flag.Duration("drain-delay", time.Second, "after SIGTERM, how long connections are still taken, and then how long those that rest are kept")
 	timeout := flag.Duration("drain-timeout", 25*time.Second, "how long requests may take to end after that")
 	flag.Int64Var(&options.maxBody, "max-body", 64<<20, "the most `bytes` in a request's body")
 	flag.DurationVar(&options.timeout, "request-timeout", 30*time.Second, "the longest that a request may take in the engine")
@@ -69,6 +70,7 @@ func run() error {
 		ReadTimeout:       60 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
+		ConnState:         service.count,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	fmt.Printf("listening on %s\n", listener.Addr())
@@ -80,11 +82,15 @@ func run() error {
 		return err
 	case <-signals:
 	}
+	service.stopping.Store(true)
+	pause(*delay, signals, nil)
+	// Whoever is connected is told with the next answer to go elsewhere; closing a connection ourselves could lose a request
+	// that is on its way. Whoever has just connected is still let in.
 	service.draining.Store(true)
-	select { // a second signal shortens the delay
-	case <-time.After(*delay):
-	case <-signals:
-	}
+	emptyBacklog(listener)
+	listener.Close()
+	<-failed
+	pause(*delay, signals, func() bool { return service.connections.Load() == 0 })
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
 	if err := errors.Join(server.Shutdown(ctx), engine.Shutdown(ctx)); err != nil {
@@ -92,6 +98,17 @@ func run() error {
 	}
 	fmt.Printf("answered all of %d requests\n", service.accepted.Load())
 	return nil
+}
+
+// pause waits, but no longer than until a signal comes, or what is waited for.
+func pause(limit time.Duration, signals <-chan os.Signal, over func() bool) {
+	for started := time.Now(); time.Since(started) < limit && (over == nil || !over()); {
+		select {
+		case <-time.After(min(limit, 10*time.Millisecond)):
+		case <-signals:
+			return
+		}
+	}
 }
 
 func read(path string) ([]byte, error) {

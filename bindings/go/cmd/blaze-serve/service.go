@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,9 +32,12 @@ type service struct {
 	engine   *blaze.Engine
 	options  options
 	routes   *http.ServeMux
-	models   sync.Map // of *model by name
-	draining atomic.Bool
+	models   sync.Map    // of *model by name
+	stopping atomic.Bool // not ready any more
+	draining atomic.Bool // connections end with their next answer
 	accepted atomic.Int64
+
+	connections atomic.Int64
 }
 
 // problem is an error with the status that HTTP has for it.
@@ -79,10 +83,19 @@ func newService(engine *blaze.Engine, options options) *service {
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.accepted.Add(1)
 	if s.draining.Load() {
-		// The client is to come back to somebody else; closing the connection ourselves could lose its next request.
 		w.Header().Set("Connection", "close")
 	}
 	s.routes.ServeHTTP(w, r)
+}
+
+// count is told what becomes of connections.
+func (s *service) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.connections.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.connections.Add(-1)
+	}
 }
 
 // codes says which HTTP status a failure has; others are 500.
@@ -143,7 +156,7 @@ func (s *service) live(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (s *service) ready(w http.ResponseWriter, _ *http.Request) error {
-	if s.draining.Load() {
+	if s.stopping.Load() {
 		return &problem{http.StatusServiceUnavailable, errors.New("the service is shutting down")}
 	}
 	health, err := s.engine.Health()
