@@ -85,7 +85,7 @@ static void in_child(void (*work)(void *), void *argument) {
     pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
-        alarm(60);
+        alarm(is_short() ? 600 : 60); /* valgrind is slow */
         atomic_store(&check_failures, 0);
         if (setjmp(check_abandon) == 0) work(argument);
         fflush(stdout);
@@ -439,7 +439,7 @@ static int end_of(const char *scene) {
     REQUIRE(child >= 0);
     if (child == 0) {
         setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* what is alive at the end is not lost */
-        alarm(60);
+        alarm(is_short() ? 600 : 60); /* valgrind is slow */
         execl("/proc/self/exe", "process", "--", scene, (char *)NULL);
         _exit(127);
     }
