@@ -39,7 +39,7 @@ valgrind: test-c-valgrind ## the C tests under valgrind
 # ---- ThreadSanitizer ----------------------------------------------------------------------------------------------------
 
 # The standard library that comes ready-made is not instrumented, so what it does to order threads (parking, joining, channels) is not
-# seen: tools/tsan.supp names those places one by one, and why.
+# seen, and may be reported. What is found out to be that goes to tools/tsan.supp, place by place, with the reason.
 TSAN_TESTS ?= races batching interleavings residence routing
 
 .PHONY: tsan
