@@ -4,6 +4,7 @@
 mod clock;
 mod cpu;
 mod environment;
+mod exit;
 mod file;
 mod forks;
 mod heap;
@@ -17,6 +18,7 @@ mod threads;
 pub use clock::now_ns;
 pub use cpu::{machine_idle_ns, process_cpu_ns, threads_cpu_ns};
 pub use environment::set_default;
+pub use exit::at_exit;
 pub use file::{file_identity, make_private_directory, system_path};
 pub use forks::{process_generation, watch_forks};
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};

@@ -1,6 +1,5 @@
 //! The end of the process. `exit` takes ONNX Runtime's own globals down while other threads may be inside it, and they would
 //! crash; so threads are counted in and out, and at the end nobody gets in any more.
-#![allow(unsafe_code)]
 
 use crate::error::{Error, Result, Status};
 use crate::platform::process_generation;
@@ -58,6 +57,5 @@ pub fn watch() {
         }
     }
     OWNER.store(process_generation(), Ordering::Relaxed);
-    // SAFETY: the function stays as long as the library, which is never unloaded.
-    unsafe { libc::atexit(at_exit) };
+    crate::platform::at_exit(at_exit);
 }

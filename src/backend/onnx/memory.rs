@@ -153,8 +153,10 @@ pub fn register(environment: &Environment, thrower: Option<*mut c_void>) -> Resu
     let mut functions = unsafe { sys::OrtAllocator::default() };
     // SAFETY: the types differ only in that these two may unwind, which their caller, C++, knows of.
     unsafe {
-        functions.Alloc = Some(std::mem::transmute::<Allocate, _>(allocate as Allocate));
-        functions.Reserve = Some(std::mem::transmute::<Reserve, _>(reserve as Reserve));
+        functions.Alloc =
+            Some(std::mem::transmute::<Allocate, Plain<*mut sys::OrtAllocator>>(allocate as Allocate));
+        functions.Reserve =
+            Some(std::mem::transmute::<Reserve, Plain<*const sys::OrtAllocator>>(reserve as Reserve));
     }
     functions.Free = Some(free);
     functions.Info = Some(describe);
@@ -164,6 +166,9 @@ pub fn register(environment: &Environment, thrower: Option<*mut c_void>) -> Resu
 }
 
 type Allocate = unsafe extern "system-unwind" fn(*mut sys::OrtAllocator, usize) -> *mut c_void;
+/// The same as ONNX Runtime's header says it, which knows nothing of unwinding.
+type Plain<This> = unsafe extern "system" fn(This, usize) -> *mut c_void;
+
 type Reserve = unsafe extern "system-unwind" fn(*const sys::OrtAllocator, usize) -> *mut c_void;
 
 #[repr(C)]
