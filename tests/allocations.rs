@@ -122,9 +122,10 @@ fn a_route_allocates_nothing() {
 #[test]
 fn infer_allocates_nothing() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let engine = quiet();
+    // With all that an engine does by default: in most of the turns its observer, ten times a second, has nothing to do.
+    let engine = engine(json!({}));
     let (model, input) = (load(&engine, "tiny"), [f32s(&[1, 4], &[1.0; 4])]);
     let infer = || (0..1000).for_each(|_| drop(engine.infer(request(model, &input), A_MINUTE).unwrap()));
     infer();
-    assert!([(); 3].map(|()| count(infer)).contains(&0));
+    assert!((0..50).any(|_| count(infer) == 0));
 }
