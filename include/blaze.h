@@ -216,8 +216,8 @@ typedef struct blaze_allocator {
 ///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
 ///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
-///                     without work, until they are given back), "tune_heap" (null: if there is a budget; see the
-///                     README)}, "loading": {"concurrency" (2)},
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget)},
+///                     "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
 ///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
 ///                     "model_directory" (null), "models" ([]): see blaze_model_load,
