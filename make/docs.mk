@@ -5,6 +5,7 @@ RECIPES = $(wildcard docs/cookbook/*.md)
 
 .PHONY: test-docs
 test-docs: include/blaze.h | release onnxruntime ## build and run every C program in the guide
+	@$(PYTHON) tools/check_links.py
 	@set -e; rm -rf $(OUT)/docs; $(PYTHON) tools/extract_programs.py $(OUT)/docs $(RECIPES); \
 	for source in $(OUT)/docs/*.c; do \
 	    $(CC) $(STRICT) $(CFLAGS) -Iinclude $$source -o $${source%.c} $(LINK); \
