@@ -311,7 +311,6 @@ impl Host {
         (tensor.data, tensor.size_bytes) = (self.memory(bytes).cast(), bytes);
         let value = &mut request.value;
         value.model = self.model(work.model);
-        (value.inputs, value.inputs_count) = (&input.value, 1);
         value.flags = u32::from(work.borrow);
         value.priority = i32::from(work.priority % 3);
         value.user_data = self.user_data();
@@ -323,17 +322,18 @@ impl Host {
             output.value.dtype = dtype;
             output.value.size_bytes = usize::from(work.buffer) * 2;
             output.value.data = self.memory(output.value.size_bytes).cast();
-            (value.outputs, value.outputs_count) = (&output.value, 1);
+            value.outputs_count = 1;
         }
         let name = c"y";
+        let (mut has_inputs, mut inputs_count) = (true, 1);
         match work.wrong {
             1 => request.value.struct_size = SIZES[work.how as usize % 8],
             2 => input.value.struct_size = SIZES[work.how as usize % 8],
             3 => request.value.flags = work.how,
             4 => request.value.priority = work.how as i32,
             5 => request.value.reserved = work.how,
-            6 => request.value.inputs = null(),
-            7 => request.value.inputs_count = if work.how.is_multiple_of(2) { 0 } else { work.how | 1 << 13 },
+            6 => has_inputs = false,
+            7 => inputs_count = if work.how.is_multiple_of(2) { 0 } else { work.how | 1 << 13 },
             8 => input.value.dtype = work.how,
             9 => input.value.rank = [0, 1, 33, u32::MAX][work.how as usize % 4],
             10 => input.value.shape = null(),
@@ -352,7 +352,12 @@ impl Host {
             23 => input.value.data = input.value.data.wrapping_byte_add(1),
             _ => {}
         }
-        // The last one was moved over a copy: point at the place where it is now.
+        // Now that nothing changes any more.
+        let inputs = if has_inputs { &raw const input.value } else { null() };
+        (request.value.inputs, request.value.inputs_count) = (inputs, inputs_count);
+        if request.value.outputs_count > 0 {
+            request.value.outputs = &raw const output.value;
+        }
         send(&request.value)
     }
 
