@@ -41,4 +41,4 @@ target/packaging-tools/.done: tools/requirements-packaging.txt
 .PHONY: test-install
 test-install: static-library onnxruntime packaging-tools ## install into an empty prefix, and build and run programs against it
 	@echo "== install"
-	@MAKE="$(MAKE)" CC="$(CC)" ORT_DYLIB_PATH="$(ORT_LIB)" CMAKE="$(CMAKE_FETCHED)" packaging/tests/install.sh target/install-test
+	@MAKE="$(MAKE)" CC="$(CC)" CXX="$(CXX)" ORT_DYLIB_PATH="$(ORT_LIB)" CMAKE="$(CMAKE_FETCHED)" packaging/tests/install.sh target/install-test

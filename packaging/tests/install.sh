@@ -18,7 +18,7 @@ unset LD_LIBRARY_PATH PKG_CONFIG_PATH CMAKE_PREFIX_PATH PREFIX LIBDIR INCLUDEDIR
 rm -rf "$work"
 mkdir -p "$work/outside"
 work=$(cd "$work" && pwd)
-cp "$tests/program.c" "$tests/CMakeLists.txt" "$work/outside/"
+cp "$tests/program.c" "$tests/program.cpp" "$tests/CMakeLists.txt" "$work/outside/"
 cd "$work/outside"
 quietly() { "$@" > "$work/log" 2>&1 || { cat "$work/log"; fail "$*"; }; }
 install_to() { quietly "$make" --no-print-directory -C "$root" -o release install "$@"; }
@@ -40,6 +40,11 @@ with_pkg_config() { # with_pkg_config LIBDIR
     quietly "$cc" -std=c11 -Wall -Werror program.c $("$pkg_config" --cflags --libs blaze) -o program
     LD_LIBRARY_PATH=$1 quietly ./program
     LD_LIBRARY_PATH=$1 quietly ./program "$model"
+    if [ -n "$cxx" ]; then
+        # shellcheck disable=SC2046
+        quietly "$cxx" -std=c++17 -Wall -Werror program.cpp $("$pkg_config" --cflags --libs blaze) -o program_cpp
+        LD_LIBRARY_PATH=$1 quietly ./program_cpp "$model"
+    fi
     # shellcheck disable=SC2046
     quietly "$cc" -std=c11 -Wall -Werror program.c $("$pkg_config" --cflags --libs blaze-static) -o program_static
     if ldd ./program_static | grep -q libblaze; then fail "the static library was not used"; fi
@@ -63,7 +68,9 @@ with_cmake() { # with_cmake PREFIX
 
 pkg_config=$(command -v pkg-config || command -v pkgconf || true)
 cmake=$(command -v cmake || command -v "${CMAKE:-cmake}" || true)
+cxx=$(command -v "${CXX:-c++}" || true)
 [ -n "$pkg_config" ] || say "there is no pkg-config: that part is left out"
+[ -n "$cxx" ] || say "there is no C++ compiler: that part is left out"
 [ -n "$cmake" ] || say "there is no CMake: that part is left out"
 
 say "an empty prefix"
