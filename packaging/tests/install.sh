@@ -19,6 +19,7 @@ rm -rf "$work"
 mkdir -p "$work/outside"
 work=$(cd "$work" && pwd)
 cp "$tests/program.c" "$tests/CMakeLists.txt" "$work/outside/"
+printf '#include <blaze.hpp>\nint main() { return blaze::engine::create().health().accepting == 1 ? 0 : 1; }\n' > "$work/outside/program.cpp"
 cd "$work/outside"
 quietly() { "$@" > "$work/log" 2>&1 || { cat "$work/log"; fail "$*"; }; }
 install_to() { quietly "$make" --no-print-directory -C "$root" -o release install "$@"; }
@@ -47,6 +48,11 @@ with_pkg_config() { # with_pkg_config LIBDIR
     quietly ./program_static "$model"
     same "$("$pkg_config" --modversion blaze)" 0.1.0 "pkg-config's version"
     case $("$pkg_config" --libs --static blaze) in *-ldl*) ;; *) fail "Libs.private" ;; esac
+    if command -v "${CXX:-c++}" > /dev/null; then
+        # shellcheck disable=SC2046
+        quietly "${CXX:-c++}" -std=c++17 -Wall -Werror program.cpp $("$pkg_config" --cflags --libs blaze) -lpthread -o program_cpp
+        LD_LIBRARY_PATH=$1 quietly ./program_cpp
+    fi
     unset PKG_CONFIG_PATH
 }
 
