@@ -4,12 +4,13 @@ TESTS += test-docs
 RECIPES = $(wildcard docs/cookbook/*.md)
 
 .PHONY: test-docs
-test-docs: test-docs-c test-docs-cpp ## build and run every program in the guide; those in Go and Python: test-docs-go, test-docs-python
+test-docs: test-docs-c test-docs-cpp ## build and run the guide's programs in C and C++; see test-docs-go, test-docs-python
 
 # Extracts a language's programs: $(call extract,LANGUAGE,DIRECTORY).
 extract = rm -rf $(2); $(PYTHON) tools/extract_programs.py $(1) $(2) $(RECIPES)
 # Runs a program, and shows its last line: $(call run_program,NAME,COMMAND).
-run_program = echo "== $(1)"; $(2) > $(OUT)/guide.log 2>&1 || { cat $(OUT)/guide.log; exit 1; }; tail -n 1 $(OUT)/guide.log | cut -c 1-160
+run_program = echo "== $(1)"; $(2) > $(OUT)/guide.log 2>&1 || { cat $(OUT)/guide.log; exit 1; }; \
+    tail -n 1 $(OUT)/guide.log | cut -c 1-160
 
 .PHONY: test-docs-c
 test-docs-c: include/blaze.h | release onnxruntime

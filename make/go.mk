@@ -73,7 +73,8 @@ GO_GUIDE = $(GO_OUT)/guide
 .PHONY: test-docs-go
 test-docs-go: release onnxruntime go-toolchain pkgconfig-uninstalled ## run the guide's programs in Go
 	@mkdir -p $(OUT); set -e; \
-	if [ "$$(cat $(GO_OUT)/go)" = none ]; then echo "there is no Go for this platform: the guide's programs in Go are not run"; exit 0; fi; \
+	if [ "$$(cat $(GO_OUT)/go)" = none ]; then \
+	    echo "there is no Go for this platform: the guide's programs in Go are not run"; exit 0; fi; \
 	$(call extract,go,$(GO_GUIDE)); \
 	printf '%s\n' 'module guide' 'go 1.24' 'require blaze v0.0.0' 'replace blaze => $(CURDIR)/$(GO_DIR)' > $(GO_GUIDE)/go.mod; \
 	(cd $(GO_GUIDE) && unformatted=$$($(GOFMT) -l .) && { [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }; } \

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the programs of Markdown files, which are the blocks marked as LANGUAGE, into a directory: NAME_1.c and so on, or, since a
-program in Go is a package, NAME_1/main.go.
+"""Writes the programs of Markdown files, which are the blocks marked as a language, into a directory: NAME_1.c and so on, or,
+since a program in Go is a package, NAME_1/main.go.
 
 usage: extract_programs.py c|cpp|go|python DIRECTORY FILE.md …
 """
