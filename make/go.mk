@@ -1,6 +1,6 @@
 # The Go binding, its service and its load generator. Go is fetched (pinned, checked) where there is none.
 
-TESTS += test-go
+TESTS += test-go test-docs-go
 
 GO_DIR    = bindings/go
 GO_TOOLS  = $(CURDIR)/target/go-toolchain
@@ -66,6 +66,20 @@ go-programs: | go-toolchain pkgconfig-uninstalled release
 test-go-service: go-programs
 	@echo "== blaze-serve"; PYTHONPATH=$(GO_PYTHON):target/python-tools $(PYTHON) $(GO_DIR)/cmd/blaze-serve/test_service.py \
 	    $(GO_OUT)/bin/blaze-serve .
+
+# The guide's programs are packages of one module, which has the binding as a neighbour.
+GO_GUIDE = $(GO_OUT)/guide
+
+.PHONY: test-docs-go
+test-docs-go: release onnxruntime go-toolchain pkgconfig-uninstalled ## run the guide's programs in Go
+	@mkdir -p $(OUT); set -e; \
+	if [ "$$(cat $(GO_OUT)/go)" = none ]; then \
+	    echo "there is no Go for this platform: the guide's programs in Go are not run"; exit 0; fi; \
+	$(call extract,go,$(GO_GUIDE)); \
+	printf '%s\n' 'module guide' 'go 1.24' 'require blaze v0.0.0' 'replace blaze => $(CURDIR)/$(GO_DIR)' > $(GO_GUIDE)/go.mod; \
+	(cd $(GO_GUIDE) && unformatted=$$($(GOFMT) -l .) && { [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }; } \
+	    && $(GO) vet ./... && $(GO) build -o bin/ ./...); \
+	for program in $(GO_GUIDE)/bin/*; do $(call run_program,$${program#$(CURDIR)/},$$program); done
 
 .PHONY: bench-go
 bench-go: release onnxruntime go-toolchain pkgconfig-uninstalled go-programs ## measure what Go adds, and the service under load, 2 minutes

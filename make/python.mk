@@ -1,6 +1,6 @@
 # The Python bindings: their tests, and what a call through them costs.
 
-TESTS += test-python
+TESTS += test-python test-docs-python
 
 # Examples that compute with more than + and *.
 $(OUT)/game_loop $(OUT)/classify: LINK += -lm
@@ -22,6 +22,14 @@ test-python: release onnxruntime python-bindings ## test the Python bindings, an
 	@mkdir -p $(OUT); echo "== bindings/python/examples/digits.py"; \
 	    $(PYTHON_BINDINGS) $(PYTHON) bindings/python/examples/digits.py > $(OUT)/example.py.log 2>&1 \
 	    || { cat $(OUT)/example.py.log; exit 1; }; tail -n 3 $(OUT)/example.py.log
+
+.PHONY: test-docs-python
+test-docs-python: release onnxruntime python-bindings ## run the guide's programs in Python
+	@mkdir -p $(OUT); set -e; \
+	if ! $(PYTHON_BINDINGS) $(PYTHON) -c 'import numpy' 2>/dev/null; then \
+	    echo "there is no numpy for this Python: the guide's programs in Python are not run"; exit 0; fi; \
+	$(call extract,python,target/python-docs); \
+	for program in target/python-docs/*.py; do $(call run_program,$$program,$(PYTHON_BINDINGS) $(PYTHON) $$program); done
 
 .PHONY: bench-python
 bench-python: release onnxruntime python-bindings ## measure what a request through Python costs over one through C, 20 s

@@ -53,7 +53,7 @@ cmake_libs=$(echo $static_options $system_libs | sed -e 's/ /;/g')
 removed() {
     [ -n "${REMOVE:-}" ] || return 1
     if [ -e "$DESTDIR$1" ] || [ -L "$DESTDIR$1" ]; then rm -f "$DESTDIR$1"; echo "- $1"; fi
-    case $1 in */cmake/Blaze/* | */blaze/*.hpp) rmdir "$DESTDIR$(dirname "$1")" 2> /dev/null || true ;; esac
+    case $1 in */cmake/Blaze/* | "$INCLUDEDIR"/blaze/*) rmdir "$DESTDIR$(dirname "$1")" 2> /dev/null || true ;; esac
 }
 
 put() { # put MODE FROM TO
@@ -88,8 +88,9 @@ point "$file" "$LIBDIR/$soname"
 point "$soname" "$LIBDIR/$link"
 put 644 "$static" "$LIBDIR/libblaze.a"
 put 644 include/blaze.h "$INCLUDEDIR/blaze.h"
-put 644 bindings/cpp/blaze.hpp "$INCLUDEDIR/blaze.hpp"
-for header in bindings/cpp/blaze/*.hpp; do put 644 "$header" "$INCLUDEDIR/blaze/${header##*/}"; done
+for header in bindings/cpp/blaze.hpp bindings/cpp/blaze/*.hpp; do
+    put 644 "$header" "$INCLUDEDIR/${header#bindings/cpp/}"
+done
 fill packaging/blaze.pc.in "$LIBDIR/pkgconfig/blaze.pc"
 fill packaging/blaze-static.pc.in "$LIBDIR/pkgconfig/blaze-static.pc"
 fill packaging/BlazeConfig.cmake.in "$LIBDIR/cmake/Blaze/BlazeConfig.cmake"

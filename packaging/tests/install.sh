@@ -42,7 +42,7 @@ with_pkg_config() { # with_pkg_config LIBDIR
     LD_LIBRARY_PATH=$1 quietly ./program "$model"
     if [ -n "$cxx" ]; then
         # shellcheck disable=SC2046
-        quietly "$cxx" -std=c++17 -Wall -Werror program.cpp $("$pkg_config" --cflags --libs blaze) -o program_cpp
+        quietly "$cxx" -std=c++17 -Wall -Werror program.cpp $("$pkg_config" --cflags --libs blaze) -lpthread -o program_cpp
         LD_LIBRARY_PATH=$1 quietly ./program_cpp "$model"
     fi
     # shellcheck disable=SC2046
