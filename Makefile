@@ -81,7 +81,9 @@ C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifec
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
 
 .PHONY: test-c
-test-c: test-c-plain test-c-sanitized test-c-valgrind
+# One after the other, also under -j: they write to the same files.
+test-c: ## run the C tests in every way
+	@$(MAKE) --no-print-directory -j1 test-c-plain test-c-sanitized test-c-valgrind
 
 .PHONY: c-helpers
 c-helpers: $(C_HELPERS) | release onnxruntime

@@ -38,15 +38,11 @@ valgrind: test-c-valgrind ## the C tests under valgrind
 
 # ---- ThreadSanitizer ----------------------------------------------------------------------------------------------------
 
-# The standard library that comes ready-made is not instrumented, so what it does to order threads (parking, joining, channels) is not
-# seen, and may be reported. What is found out to be that goes to tools/tsan.supp, place by place, with the reason.
 TSAN_TESTS ?= races batching interleavings residence routing
 
 .PHONY: tsan
-tsan: onnxruntime ## the concurrent Rust tests under ThreadSanitizer
-	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" BLAZE_ROUNDS=100 \
-	    TSAN_OPTIONS="suppressions=$(CURDIR)/tools/tsan.supp ignore_noninstrumented_modules=1 halt_on_error=0 exitcode=66" \
-	    $(CARGO) test --locked --target $(HOST) --target-dir target/tsan $(TSAN_TESTS:%=--test %)
+tsan: onnxruntime ## the concurrent Rust tests under ThreadSanitizer; what it takes is in tools/tsan.sh
+	BLAZE_ROUNDS=100 tools/tsan.sh $(TSAN_TESTS)
 	@echo "tsan: nothing found"
 
 # ---- a long time --------------------------------------------------------------------------------------------------------
