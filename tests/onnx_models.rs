@@ -241,13 +241,35 @@ fn an_optional_input_may_be_given_or_left_out() {
     assert_eq!(optional, [false, true]);
 }
 
+/// ONNX Runtime gives the input's own memory out as such an output.
+#[test]
+fn an_output_that_is_an_input_belongs_to_its_request() {
+    let engine = batching_engine();
+    let model = load(&engine, "passed_on");
+    let request = |value: f32| vec![f32s(&[1, 3], &[value; 3])];
+    for round in 0..3 {
+        let values = [1.0, 2.0, 3.0].map(|value| value + 10.0 * round as f32);
+        let answers = run_together(&engine, model, &values.map(request));
+        assert_eq!(batch_rows(&answers), [3; 3]);
+        for (answer, value) in answers.iter().zip(values) {
+            assert_eq!(answer.outputs[0].f32s(), [value; 3]);
+            assert_eq!(answer.outputs[1].f32s(), [2.0 * value; 3]);
+        }
+    }
+    let model = load(&engine, "passed_on_any");
+    let outputs = run(&engine, model, &[f32s(&[4], &[5.0, 0.0, 7.0, 0.0])]);
+    assert_eq!(outputs[0].f32s(), [5.0, 0.0, 7.0, 0.0]);
+    assert_eq!(outputs[1], i64s(&[1, 2], &[0, 2]).named("indices"));
+}
+
 /// The models under tests/models that are batched: nothing more, nothing less.
-const BATCHED: [&str; 11] = [
+const BATCHED: [&str; 12] = [
     "axis_named_batch",
     "cast_f8e8m0",
     "default_input",
     "external_data",
     "mixed_types",
+    "passed_on",
     "rank1",
     "rank6",
     "sequence_sum",

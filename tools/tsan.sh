@@ -18,7 +18,7 @@ if cargo +nightly --version > /dev/null 2>&1 && test -e "$(rustc +nightly --prin
 elif test -e /usr/lib/rustlib/src/rust/library/std && test -x /usr/bin/cargo; then
     runtime=$(find "$(rustc --print sysroot)/lib/rustlib/$host/lib" -name 'librustc-*_rt.tsan.a' | head -n 1)
     test -n "$runtime" || { echo "tsan: there is no librustc-*_rt.tsan.a"; exit 1; }
-    flags="$flags -Zexternal-clangrt -Clink-arg=-Wl,--whole-archive,$runtime,--no-whole-archive -Clink-arg=-Wl,--export-dynamic"
+    flags="$flags -Zexternal-clangrt -Clink-arg=-Wl,--whole-archive,$runtime,--no-whole-archive -Clink-arg=-lc -Clink-arg=-Wl,--export-dynamic"
     RUSTC=/usr/bin/rustc cargo=/usr/bin/cargo
     export RUSTC
 else
@@ -27,10 +27,10 @@ else
 fi
 
 # Without `governor`, which only unit tests use: a dependency of its (hashbrown) has a feature "alloc" that takes the standard
-# library's parts for others' when those are built, too.
+# library's parts for others' when those are built, too. And without the C library, which the runtime is not made to be part of.
 mkdir -p "$tree"
 for part in src tests benches include build.rs cbindgen.toml models; do ln -sfn "$root/$part" "$tree/$part"; done
-sed '/^governor/d' Cargo.toml > "$tree/Cargo.toml"
+sed '/^governor/d; s/^crate-type.*/crate-type = ["rlib"]/' Cargo.toml > "$tree/Cargo.toml"
 cp Cargo.lock "$tree/"
 
 tests=

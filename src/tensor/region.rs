@@ -22,6 +22,12 @@ impl Region {
         self.0.address()
     }
 
+    /// Whether an address is in it.
+    pub fn contains(&self, address: *const u8) -> bool {
+        let start = self.address().cast_const();
+        (start..start.wrapping_add(self.size())).contains(&address)
+    }
+
     /// Copies `bytes` to `offset`.
     ///
     /// # Safety

@@ -57,6 +57,20 @@ def two_in_two_out():
     return made, {"a": a, "b": b}, {"sum": a + b, "product": a * b}
 
 
+def passed_on():
+    """One of the outputs is the input itself: x, and y = 2x."""
+    made = model([node("Add", ["x", "x"], ["y"])], [value("x", ["batch", 3])], [value("x", ["batch", 3]), value("y", ["batch", 3])])
+    x = f32([[1, 2, 3]])
+    return made, {"x": x}, {"x": x, "y": 2 * x}
+
+
+def passed_on_any():
+    """The same beside an output whose size nobody knows before: x, and where it is not 0."""
+    made = model([node("NonZero", ["x"], ["indices"])], [value("x", ["n"])], [value("x", ["n"]), value("indices", [1, "found"], INT64)])
+    x = f32([5, 0, 7])
+    return made, {"x": x}, {"x": x, "indices": i64([[0, 2]])}
+
+
 def mixed_types():
     """Inputs of two types, and a length to group requests by: embedded = table[ids] * scale, the table 0, 1, 2, …"""
     table = np.arange(16, dtype=np.float32).reshape(8, 2)
@@ -172,7 +186,7 @@ def external_data():
 
 
 ODDITIES = [
-    rank0, rank1, rank6, axis_named_batch, two_in_two_out, mixed_types, sequence_sum, fixed_batch, fixed_output,
+    rank0, rank1, rank6, axis_named_batch, two_in_two_out, passed_on, passed_on_any, mixed_types, sequence_sum, fixed_batch, fixed_output,
     rows_interact, double_first, nonzero, strings_concat, default_input, no_input, slow_loop, external_data,
 ]  # fmt: skip
 

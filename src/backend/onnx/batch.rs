@@ -186,9 +186,14 @@ impl OnnxBatch {
             self.shared.outputs_vary.store(true, Ordering::Relaxed);
         }
         let session = self.shared.session.inner();
+        let is_lent = |data| self.memory.inputs.iter().any(|region| region.contains(data));
+        let pool = self.shared.account.pool();
         // Every pointer is taken over, also after an error, so that none leaks.
-        let tensors: Vec<Result<Tensor>> =
-            self.returned.iter().map(|&pointer| Value::into_tensor(pointer, &session)).collect();
+        let tensors: Vec<Result<Tensor>> = self
+            .returned
+            .iter()
+            .map(|&pointer| Value::into_tensor(pointer, &session, pool, is_lent))
+            .collect();
         tensors.into_iter().collect::<Result<_>>().map(Some)
     }
 }

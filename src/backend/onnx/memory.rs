@@ -51,6 +51,11 @@ impl Account {
         Arc::new(Account { pool: Arc::clone(pool), weights: AtomicU64::new(0), room: room.clone() })
     }
 
+    /// Where the session's memory comes from.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Bytes of weights, prepacked ones among them.
     pub fn weights(&self) -> u64 {
         self.weights.load(Ordering::Relaxed)

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result, Status};
-use crate::tensor::{DType, Data, HostBytes, Shape, StringTensor, Tensor, element_count, size_bytes};
+use crate::memory::Pool;
+use crate::tensor::{Buffer, DType, Data, HostBytes, Shape, StringTensor, Tensor, element_count, size_bytes};
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::SharedSessionInner;
@@ -139,20 +140,27 @@ impl Value {
         Ok(value)
     }
 
-    /// The tensor in a value that a run has returned. `session` keeps the allocator behind it alive.
-    pub fn into_tensor(pointer: *mut sys::OrtValue, session: &Arc<SharedSessionInner>) -> Result<Tensor> {
+    /// The tensor in a value that a run has returned. `session` keeps the allocator behind it alive. An output that a model
+    /// passes on from its inputs is in their memory, of which `is_lent` tells, and which others have afterwards: that is
+    /// copied, to memory of `pool`.
+    pub fn into_tensor(
+        pointer: *mut sys::OrtValue,
+        session: &Arc<SharedSessionInner>,
+        pool: &Arc<Pool>,
+        is_lent: impl Fn(*const u8) -> bool,
+    ) -> Result<Tensor> {
         let value = Value::own(pointer)?;
         let (dtype, shape) = value.type_and_shape()?;
         let data = if dtype == DType::String {
             Data::Strings(value.strings(&shape)?)
         } else {
-            let size = size_bytes(dtype, &shape)?;
-            Data::Backend(Box::new(OutputBytes {
-                data: value.data()?,
-                size,
-                _value: value,
-                _session: Arc::clone(session),
-            }))
+            let (data, size) = (value.data()?, size_bytes(dtype, &shape)?);
+            let output = OutputBytes { data, size, _value: value, _session: Arc::clone(session) };
+            if is_lent(data) {
+                Data::Owned(Buffer::copy_of(pool, output.bytes())?)
+            } else {
+                Data::Backend(Box::new(output))
+            }
         };
         Ok(Tensor { dtype, shape, data })
     }
