@@ -262,6 +262,17 @@ fn an_output_that_is_an_input_belongs_to_its_request() {
     assert_eq!(outputs[1], i64s(&[1, 2], &[0, 2]).named("indices"));
 }
 
+#[test]
+fn an_output_may_be_a_constant() {
+    let engine = batching_engine();
+    let model = load(&engine, "constant_output");
+    for value in [1.0, 2.0] {
+        let outputs = run(&engine, model, &[f32s(&[3], &[value; 3])]);
+        assert_eq!(outputs[0].f32s(), [4.0, 5.0, 6.0]);
+        assert_eq!(outputs[1].f32s(), [2.0 * value; 3]);
+    }
+}
+
 /// The models under tests/models that are batched: nothing more, nothing less.
 const BATCHED: [&str; 12] = [
     "axis_named_batch",

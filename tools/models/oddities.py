@@ -71,6 +71,13 @@ def passed_on_any():
     return made, {"x": x}, {"x": x, "indices": i64([[0, 2]])}
 
 
+def constant_output():
+    """One of the outputs is a constant: w, and y = 2x."""
+    made = model([node("Add", ["x", "x"], ["y"])], [value("x", [3])], [value("w", [3]), value("y", [3])], [constant("w", f32([4, 5, 6]))])
+    x = f32([1, 2, 3])
+    return made, {"x": x}, {"w": f32([4, 5, 6]), "y": 2 * x}
+
+
 def mixed_types():
     """Inputs of two types, and a length to group requests by: embedded = table[ids] * scale, the table 0, 1, 2, …"""
     table = np.arange(16, dtype=np.float32).reshape(8, 2)
@@ -186,7 +193,7 @@ def external_data():
 
 
 ODDITIES = [
-    rank0, rank1, rank6, axis_named_batch, two_in_two_out, passed_on, passed_on_any, mixed_types, sequence_sum, fixed_batch, fixed_output,
+    rank0, rank1, rank6, axis_named_batch, two_in_two_out, passed_on, passed_on_any, constant_output, mixed_types, sequence_sum, fixed_batch, fixed_output,
     rows_interact, double_first, nonzero, strings_concat, default_input, no_input, slow_loop, external_data,
 ]  # fmt: skip
 

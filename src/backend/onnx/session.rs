@@ -335,11 +335,14 @@ fn finish(
     for output in session.outputs() {
         signature.outputs.push(spec("output", output.name(), output.dtype())?);
     }
+    // An output that is an input is not written to memory that is given for it: ONNX Runtime leaves it as it is.
+    let passes_on =
+        signature.outputs.iter().any(|output| signature.inputs.iter().any(|input| input.name == output.name));
     let shared = Arc::new(Shared {
         session: ManuallyDrop::new(session),
         signature: Arc::new(signature),
         memory: host_memory()?,
-        outputs_vary: AtomicBool::new(false),
+        outputs_vary: AtomicBool::new(passes_on),
         account: Arc::clone(account),
     });
     // What the heap has grown by is the graph's; but others use the heap too, so within reason. In an arena of its own
