@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from ctypes import addressof, byref, sizeof
+from ctypes import addressof, byref, c_uint64, sizeof
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from ._abi import Error, Functions, Request, String, Tensor, shape_type
 from ._dtypes import NUMBERS, OF_NUMPY, PACKED, STORAGE, STRING, VIEW, Array, number_for, pack, storage_for
 from ._errors import ArgumentError, Status
-from ._events import new_view
 
 #: What may be given for an input: an array, or anything numpy makes one of.
 Input = npt.ArrayLike
@@ -30,6 +29,10 @@ def address_of(array: Array) -> int:
         return addressof(_first_byte(array))
     except (TypeError, ValueError):  # read-only, empty, or of a dtype without a buffer
         return int(array.ctypes.data)
+
+
+# Bytes that are copied in a few microseconds, which is what it takes to let the GIL go and have it back.
+_LARGE = 64 << 10
 
 
 class Spec:
@@ -129,7 +132,8 @@ class Frame:
         self.error_pointer = byref(self.error)
         self.request = Request()
         self.request_pointer = byref(self.request)
-        self.view = new_view()
+        self.ticket = c_uint64()
+        self.ticket_pointer = byref(self.ticket)
         self.names = [spec.inputs[position].encode() for position in key] + [name.encode() for name in spec.outputs]
         self._inputs = (Tensor * max(len(key), 1))()
         self._outputs = (Tensor * max(len(spec.outputs), 1))()
@@ -143,6 +147,10 @@ class Frame:
         self.dtypes: list[Any] = [None] * len(key)
         self._axes: list[Any] = [None] * len(key)
         self.refs: list[Any] = []
+        #: Whether to copy the inputs takes so long that other threads should have the GIL meanwhile.
+        self.large = False
+        # Whether the request has options, which must be taken out for one that has none.
+        self._plain = True
         # Which output each of the tensors for the caller's memory was last described for.
         self.placed = [-1] * len(self.outputs)
         request = self.request
@@ -160,6 +168,7 @@ class Frame:
                 value = self._converted(slot, value)
             if value.shape != self.shapes[slot] or value.dtype is not self.dtypes[slot]:
                 value = self._describe(slot, value)
+                self.large = sum(tensor.size_bytes for tensor in self.tensors) > _LARGE
             self.tensors[slot].data = address_of(value)
             slot += 1
         if outs is not None:
@@ -224,6 +233,10 @@ class Frame:
 
     def options(self, deadline: float | None, priority: int, session: int, tenant: int, route_key: int) -> None:
         """The request's other fields; `deadline` in seconds from now."""
+        plain = deadline is None and not (priority or session or tenant or route_key)
+        if plain and self._plain:
+            return
+        self._plain = plain
         request = self.request
         request.deadline_ns = 0 if deadline is None else self.functions.now_ns() + max(int(deadline * 1e9), 0)
         request.priority = priority

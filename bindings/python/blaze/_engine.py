@@ -230,6 +230,7 @@ class Engine:
 
         function = STRATEGY_PICK(call)
         self._core.keep.append(function)
+        self._core.functions.prepare_for_callbacks()
         self._core.do_with_error("strategy_register", name.encode(), function, None)
 
     # -- work on the host's threads -----------------------------------------------------------------------------------

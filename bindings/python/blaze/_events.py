@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
-from ctypes import addressof, byref, sizeof
+from ctypes import addressof, sizeof
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,26 +27,33 @@ class Timing:
     batch_rows: int
 
 
+class Origin:
+    """Where events come from: the library, and the process as it was then."""
+
+    __slots__ = ("functions", "generation")
+
+    def __init__(self, functions: Functions) -> None:
+        self.functions = functions
+        self.generation = _fork.generation
+
+
 class OwnedEvent(Event):
     """A blaze_event that is released when nobody refers to it any more: arrays do, by way of their base.
 
-    It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in.
+    It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in. It is
+    made by new_event or copy_event.
     """
 
-    def __init__(self, functions: Functions) -> None:
-        super().__init__(EVENT_SIZE)
-        self.release_function = functions.event_release
-        self.generation = _fork.generation
-        self.pointer = addressof(self)
+    origin: Origin
 
     def release(self) -> None:
         """Gives back what the event holds; no array over its memory may be in use. In a fork's child it does nothing."""
-        if self.internal and self.generation == _fork.generation:
+        if self.internal and self.origin.generation == _fork.generation:
             if _fork.callbacks or _fork.deferred:
                 # Nothing of the library's may be called inside one of its callbacks: it is put off.
-                _fork.release(self.release_function, self)
+                _fork.release(self.origin.functions, self)
             else:
-                self.release_function(self.pointer)
+                self.origin.functions.event_release(addressof(self))
 
     __del__ = release
 
@@ -55,6 +62,24 @@ class OwnedEvent(Event):
         if not self.text:
             return ""
         return ctypes.string_at(self.text, self.text_bytes).decode("utf-8", "replace")
+
+
+_from_buffer_copy: Any = OwnedEvent.from_buffer_copy
+_EMPTY = bytes(Event(EVENT_SIZE))
+
+
+def new_event(origin: Origin) -> OwnedEvent:
+    """An event for blaze_infer to write to."""
+    owner: OwnedEvent = _from_buffer_copy(_EMPTY)
+    owner.origin = origin
+    return owner
+
+
+def copy_event(origin: Origin, events: ctypes.Array[Event], index: int) -> OwnedEvent:
+    """Takes an event over out of the array that a poll wrote it to, which must not be used to release it then."""
+    owner: OwnedEvent = _from_buffer_copy(events, index * EVENT_SIZE)
+    owner.origin = origin
+    return owner
 
 
 # What numpy makes arrays of, and keeps as their base: a class for each size, since ctypes has it so, with `owner` as an attribute.
@@ -105,7 +130,7 @@ def output_array(view: Tensor, owner: OwnedEvent) -> Array:
     return array
 
 
-def place_output(view: Tensor, owner: OwnedEvent, out: Array) -> Array:
+def place_output(view: Tensor, out: Array) -> Array:
     """What the request wrote into `out`: `out` itself if the shape is the output's, or else a view of its beginning."""
     shape = _shape_of(view)
     if shape == out.shape:
@@ -158,37 +183,32 @@ class Outputs(Mapping[str, Array]):
         return "Outputs(" + ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items()) + ")"
 
 
-def new_view() -> Tensor:
+class _View(Tensor):
     """Where an output's description goes."""
-    view = Tensor()
-    view.struct_size = sizeof(Tensor)
-    return view
+
+    def __init__(self) -> None:
+        super().__init__(sizeof(Tensor))
+        self.address = addressof(self)
 
 
-def collect(
-    functions: Functions,
-    owner: OwnedEvent,
-    names: tuple[str, ...],
-    outs: tuple[Array | None, ...] | None,
-    view: Tensor | None = None,
-) -> Outputs:
-    """The outputs of an event that ended well; `view` is memory to do it in."""
-    if view is None:
-        view = new_view()
-    pointer = byref(view)
+# Those that nobody uses just now: append and pop are atomic.
+_views: list[_View] = []
+
+
+def collect(owner: OwnedEvent, names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Outputs:
+    """The outputs of an event that ended well."""
+    event_output, address = owner.origin.functions.event_output, addressof(owner)
+    try:
+        view = _views.pop()
+    except IndexError:
+        view = _View()
+    description = view.address
     arrays = []
-    event_output, address = functions.event_output, owner.pointer
     for index in range(owner.outputs_count):
-        status = event_output(address, index, pointer)
+        status = event_output(address, index, description)
         if status:
             raise RuntimeError(f"blaze_event_output: {status}")
         out = outs[index] if outs is not None else None
-        arrays.append(output_array(view, owner) if out is None else place_output(view, owner, out))
+        arrays.append(output_array(view, owner) if out is None else place_output(view, out))
+    _views.append(view)
     return Outputs(names, tuple(arrays), owner)
-
-
-def copy_event(functions: Functions, event: Event) -> OwnedEvent:
-    """Takes an event over out of the array that a poll wrote it to, which must not be used to release it then."""
-    owner = OwnedEvent(functions)
-    ctypes.memmove(addressof(owner), addressof(event), EVENT_SIZE)
-    return owner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import itertools
 import json
 import logging
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from ctypes import byref, c_int, c_void_p
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import _fork
 from ._abi import BUFFERS_RELEASED, DONE, FLAG_MORE, FOREVER, Event
+from ._calls import Frame
 from ._core import Core, Json
 from ._dtypes import Array
 from ._errors import Status, error_of
@@ -34,6 +35,13 @@ class Operation(Protocol):
         """Some of it is done."""
 
 
+# Held for a moment, by those who make what a future is waited for with, and those who end one that has nothing of that.
+# It can be taken again by its owner, since a signal's handler may come in between.
+_making = threading.RLock()
+_WAITING = frozenset(("_condition", "_waiters", "_done_callbacks"))
+_PENDING, _FINISHED = "PENDING", "FINISHED"
+
+
 class Future(concurrent.futures.Future[T], Generic[T]):
     """The result of something that was submitted: a concurrent.futures.Future.
 
@@ -42,15 +50,53 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     that polls): they should be quick.
     """
 
+    # What a future begins with. The base's __init__ is not called: what it makes is made when somebody has to wait.
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _on_progress: Callable[[float, str], None] | None = None
+    #: The work's ticket.
+    ticket = 0
+
     def __init__(self, core: Core, make: Callable[[OwnedEvent], T], keep: object = None) -> None:
-        super().__init__()
         self._core = core
         self._make = make
         # Until the last event: the caller's output arrays, and the engine, which must not be collected before.
         self._keep = keep
-        self._on_progress: Callable[[float, str], None] | None = None
-        #: The work's ticket.
-        self.ticket = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _WAITING:
+            raise AttributeError(name)
+        with _making:
+            if "_condition" not in self.__dict__:
+                self._waiters: list[Any] = []
+                self._done_callbacks: list[Any] = []
+                self._condition = threading.Condition()
+        return self.__dict__[name]
+
+    def _finish(self, result: T) -> None:
+        """As set_result, which is only needed if somebody may be waiting."""
+        with _making:
+            if "_condition" not in self.__dict__:
+                self._result = result
+                self._state = _FINISHED  # last, since result() looks at it without a lock
+                return
+        self.set_result(result)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for it; raises what it ended with, or TimeoutError after `timeout` seconds."""
+        if self._state == _FINISHED and self._exception is None:
+            result: T = self._result
+            return result
+        return super().result(timeout)
+
+    def done(self) -> bool:
+        """Whether it has ended, or was cancelled."""
+        return self._state != _PENDING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._state.startswith("CANCELLED")
 
     def cancel(self) -> bool:
         """Asks for the work to be given up, queued or running. False: it has ended already."""
@@ -65,7 +111,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """The terminal event: called by the queue that it comes to."""
         try:
             if owner.status == Status.OK:
-                self.set_result(self._make(owner))
+                self._finish(self._make(owner))
             elif owner.status == Status.CANCELLED:
                 super().cancel()
                 self.set_running_or_notify_cancel()
@@ -82,10 +128,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._on_progress(owner.progress, owner.message())
 
 
-def outputs_of(core: Core, names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Callable[[OwnedEvent], Outputs]:
+def outputs_of(names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Callable[[OwnedEvent], Outputs]:
     """Makes outputs of an event."""
-    functions = core.functions
-    return lambda owner: collect(functions, owner, names, outs)
+    return lambda owner: collect(owner, names, outs)
 
 
 def report_of(owner: OwnedEvent) -> Json:
@@ -108,7 +153,6 @@ class Completions:
         # Who polls, until the events are handed on, since they are in memory that the next one writes to.
         self._polling = threading.Lock()
         self._events = (Event * _BATCH)()
-        self._items = list(self._events)
 
     def start(self, operation: Operation, begin: Callable[[int], int]) -> None:
         """`begin(user_data)` submits; what it raises is raised, and nothing waits then."""
@@ -119,6 +163,24 @@ class Completions:
         except BaseException:
             del self.pending[key]
             raise
+
+    def submit(self, frame: Frame, operation: Operation) -> int:
+        """As start, for the request in `frame`; returns its ticket."""
+        core = self.core
+        key = frame.request.user_data = next(self._ids)
+        self.pending[key] = operation
+        status = -1
+        core.calls.append(None)
+        try:
+            submit = core.functions.submit_large if frame.large else core.functions.submit
+            status = submit(core.handle, frame.request_pointer, self.queue, frame.ticket_pointer, frame.error_pointer)
+        finally:
+            core.calls.pop()
+            if status:
+                self.pending.pop(key, None)
+        if status:
+            core.fail(status, frame.error)
+        return frame.ticket.value
 
     def start_by_ticket(self, operation: Operation, begin: Callable[[], int]) -> None:
         """As start, for what has no user_data; `begin` returns the ticket."""
@@ -137,7 +199,7 @@ class Completions:
         taken = 0
         try:
             while taken < limit and (count := self._poll_once(min(limit - taken, _BATCH))):
-                self.deliver(self._items, count)
+                self.deliver(self._events, count)
                 taken += count
             return taken
         finally:
@@ -156,14 +218,14 @@ class Completions:
         """Takes all events, while the engine is being closed or nobody polls any more, also from inside a callback of poll's."""
         events = (Event * _BATCH)()
         while count := self.core.functions.poll(self.queue, events, EVENT_SIZE, _BATCH):
-            self.deliver(list(events), count)
+            self.deliver(events, count)
 
-    def deliver(self, items: list[Event], count: int) -> None:
+    def deliver(self, events: ctypes.Array[Event], count: int) -> None:
         """Hands the first `count` events on."""
-        functions = self.core.functions
-        for event in items[:count]:
+        origin = self.core.origin
+        for index in range(count):
             try:
-                self._hand_on(copy_event(functions, event))
+                self._hand_on(copy_event(origin, events, index))
             except Exception:
                 _log.exception("a completion could not be handed on")
 
@@ -220,7 +282,7 @@ class Dispatcher(Completions):
         try:
             # It ends when it is woken, or the engine is shut down and nothing is outstanding; `finish` takes the rest.
             while count := wait(queue, self._events, EVENT_SIZE, _BATCH, FOREVER):
-                self.deliver(self._items, count)
+                self.deliver(self._events, count)
         finally:
             self.core.own_threads.discard(threading.get_ident())
 
@@ -276,6 +338,8 @@ class LoopCompletions(Completions):
 
 class LoopOperation(Generic[T]):
     """A future of asyncio's that waits for a terminal event."""
+
+    __slots__ = ("_keep", "_make", "future")
 
     def __init__(self, future: asyncio.Future[T], make: Callable[[OwnedEvent], T], keep: object) -> None:
         self.future = future

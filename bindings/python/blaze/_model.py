@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
-from ctypes import byref, c_uint64
+from collections.abc import Callable, Mapping
+from ctypes import addressof, byref, c_uint64
 from typing import TYPE_CHECKING, Any
 
 from ._abi import FOREVER
@@ -13,7 +13,7 @@ from ._calls import Frame, Input, Out, Spec
 from ._core import Json, nanoseconds, to_json
 from ._dtypes import Array
 from ._errors import error_of
-from ._events import OwnedEvent, Outputs, collect
+from ._events import OwnedEvent, Outputs, collect, new_event
 from ._futures import Future, LoopOperation, outputs_of, report_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Model:
         self._handle = handle
         self._spec = Spec(self.info())
         self._name = name
+        self._collect = outputs_of(self._spec.outputs, None)
+        self._keep = (engine, None)
         # Structs that no call uses just now, by the inputs that they are for. pop and append are atomic.
         self._frames: dict[tuple[int, ...], list[Frame]] = {self._spec.all_inputs: []}
 
@@ -93,6 +95,12 @@ class Model:
         if len(frames) < 64:
             frames.append(frame)
 
+    def _making(self, outs: tuple[Array | None, ...] | None) -> tuple[Callable[[OwnedEvent], Outputs], object]:
+        """What makes outputs of an event, and what must be kept until it comes."""
+        if outs is None:
+            return self._collect, self._keep
+        return outputs_of(self._spec.outputs, outs), (self._engine, outs)
+
     def infer(
         self,
         *inputs: Input | Mapping[str, Input],
@@ -117,22 +125,21 @@ class Model:
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            functions = core.functions
-            owner = OwnedEvent(functions)
+            owner = new_event(core.origin)
             core.calls.append(None)
             try:
-                status = functions.infer(
+                status = core.functions.infer(
                     core.handle,
                     frame.request_pointer,
                     FOREVER if timeout is None else nanoseconds(timeout),
-                    owner.pointer,
+                    addressof(owner),
                     frame.error_pointer,
                 )
             finally:
                 core.calls.pop()
             if status:
                 core.fail(status, frame.error)
-            return collect(functions, owner, spec.outputs, outs, frame.view)
+            return collect(owner, spec.outputs, outs)
         finally:
             self._give_back(frame)
 
@@ -156,16 +163,16 @@ class Model:
 
         Raises what the request is refused for, such as CapacityError (QUEUE_FULL, RATE_LIMITED with retry_after).
         """
-        spec, core = self._spec, self._core
+        spec = self._spec
         key, values = spec.bind(inputs, named)
-        outs = spec.outs(out)
+        outs = None if out is None else spec.outs(out)
         dispatcher = self._engine._dispatcher()
-        future: Future[Outputs] = Future(core, outputs_of(core, spec.outputs, outs), (self._engine, outs))
+        future: Future[Outputs] = Future(self._core, *self._making(outs))
         frame = self._frame(key)
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            dispatcher.start(future, lambda number: _submit(self, frame, dispatcher.queue, number, future))
+            future.ticket = dispatcher.submit(frame, future)
         finally:
             self._give_back(frame)
         return future
@@ -200,23 +207,22 @@ class Model:
                     **named,
                 )
             )
-        spec, core = self._spec, self._core
+        spec = self._spec
         key, values = spec.bind(inputs, named)
-        outs = spec.outs(out)
+        outs = None if out is None else spec.outs(out)
         waiter: asyncio.Future[Outputs] = loop.create_future()
-        operation = LoopOperation(waiter, outputs_of(core, spec.outputs, outs), (self._engine, outs))
+        operation = LoopOperation(waiter, *self._making(outs))
         frame = self._frame(key)
-        ticket = _Ticket()
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            completions.start(operation, lambda number: _submit(self, frame, completions.queue, number, ticket))
+            ticket = completions.submit(frame, operation)
         finally:
             self._give_back(frame)
         try:
             return await waiter
         except asyncio.CancelledError:
-            core.call("cancel", ticket.ticket)
+            self._core.call("cancel", ticket)
             raise
 
     def prepare(
@@ -265,25 +271,6 @@ class Model:
         return future
 
 
-class _Ticket:
-    ticket = 0
-
-
-def _submit(model: Model, frame: Frame, queue: Any, number: int, into: Any) -> int:
-    core = model._core
-    frame.request.user_data = number
-    ticket = c_uint64()
-    core.calls.append(None)
-    try:
-        status = core.functions.submit(core.handle, frame.request_pointer, queue, byref(ticket), frame.error_pointer)
-    finally:
-        core.calls.pop()
-    if status:
-        core.fail(status, frame.error)
-    into.ticket = ticket.value
-    return status or 0
-
-
 class Prepared:
     """A request over arrays that stay: change what is in `inputs`, and call it again.
 
@@ -308,7 +295,7 @@ class Prepared:
         whole = self._outs is not None and all(array is not None for array in self._outs)
         self._fixed = whole and model._spec.shapes_follow
         self._same: tuple[Array, ...] | None = None
-        self._event = OwnedEvent(self._core.functions)
+        self._event = new_event(self._core.origin)
 
     def infer(self, timeout: float | None = None, deadline: float | None = None) -> tuple[Array, ...]:
         """Runs it and waits; the outputs in the order of the model."""
@@ -319,14 +306,14 @@ class Prepared:
             functions = core.functions
             if deadline is not None or frame.request.deadline_ns:
                 frame.request.deadline_ns = 0 if deadline is None else functions.now_ns() + int(deadline * 1e9)
-            owner = self._event if self._fixed else OwnedEvent(functions)
+            owner = self._event if self._fixed else new_event(core.origin)
             core.calls.append(None)
             try:
                 status = functions.infer(
                     core.handle,
                     frame.request_pointer,
                     FOREVER if timeout is None else nanoseconds(timeout),
-                    owner.pointer,
+                    addressof(owner),
                     frame.error_pointer,
                 )
             finally:
@@ -334,13 +321,13 @@ class Prepared:
             if status:
                 core.fail(status, frame.error)
             if self._same is not None:
-                functions.event_release(owner.pointer)
+                functions.event_release(addressof(owner))
                 return self._same
-            arrays = collect(functions, owner, self._model.output_names, self._outs, frame.view).arrays
+            arrays = collect(owner, self._model.output_names, self._outs).arrays
             if self._fixed:
                 # The inputs' shapes stay, so the outputs' do.
                 self._same = arrays
-                functions.event_release(owner.pointer)
+                functions.event_release(addressof(owner))
             return arrays
         finally:
             self._lock.release()
@@ -350,12 +337,9 @@ class Prepared:
     def submit(self) -> Future[Outputs]:
         """Submits it as it is now; with `out` not again before the future is done."""
         dispatcher = self._model.engine._dispatcher()
-        core = self._core
-        future: Future[Outputs] = Future(
-            core, outputs_of(core, self._model.output_names, self._outs), (self._model.engine, self._outs)
-        )
+        future: Future[Outputs] = Future(self._core, *self._model._making(self._outs))
         with self._lock:
-            dispatcher.start(future, lambda number: _submit(self._model, self._frame, dispatcher.queue, number, future))
+            future.ticket = dispatcher.submit(self._frame, future)
         return future
 
 
