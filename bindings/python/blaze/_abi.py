@@ -273,6 +273,11 @@ _WITH_GIL = {"blaze_event_output", "blaze_now_ns", "blaze_status_name", "blaze_a
 _WITH_GIL_AT_FIRST = {"blaze_submit", "blaze_poll", "blaze_event_release"}
 
 
+#: What every request calls. ctypes is not told what their arguments are, since it takes longer to look at them than the calls
+#: take: pointers are handed over by byref, and numbers of 64 bits as c_uint64.
+_UNCHECKED = {"blaze_submit", "blaze_infer", "blaze_event_output", "blaze_event_release"}
+
+
 class Functions:
     """The library's functions without their prefix: `functions.submit` is blaze_submit.
 
@@ -293,7 +298,9 @@ class Functions:
 
     def _typed(self, name: str, library: ctypes.CDLL) -> Any:
         function = library[name]
-        function.restype, function.argtypes = _SIGNATURES[name]
+        function.restype, arguments = _SIGNATURES[name]
+        if name not in _UNCHECKED:
+            function.argtypes = arguments
         return function
 
     def _set(self, name: str, library: ctypes.CDLL) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import addressof, byref, c_uint64, sizeof
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ Input = npt.ArrayLike
 Out = Array | Mapping[str, Array] | Sequence[Array | None] | None
 
 
+_ndarray = np.ndarray
 _first_byte: Any = ctypes.c_char.from_buffer
 
 
@@ -147,6 +148,7 @@ class Frame:
         self.dtypes: list[Any] = [None] * len(key)
         self._axes: list[Any] = [None] * len(key)
         self.refs: list[Any] = []
+        self._output_shapes: list[tuple[int, ...]] | None = None
         #: Whether to copy the inputs takes so long that other threads should have the GIL meanwhile.
         self.large = False
         # Whether the request has options, which must be taken out for one that has none.
@@ -164,17 +166,42 @@ class Frame:
         """Puts the addresses of arrays in; `refs` keeps alive what was made for that."""
         slot = 0
         for value in values:
-            if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
-                value = self._converted(slot, value)
-            if value.shape != self.shapes[slot] or value.dtype is not self.dtypes[slot]:
-                value = self._describe(slot, value)
-                self.large = sum(tensor.size_bytes for tensor in self.tensors) > _LARGE
-            self.tensors[slot].data = address_of(value)
+            if type(value) is _ndarray and value.shape == self.shapes[slot] and value.dtype is self.dtypes[slot]:
+                try:
+                    self.tensors[slot].data = addressof(_first_byte(value))  # only of contiguous ones
+                except (TypeError, ValueError):
+                    self._fill_slowly(slot, value)
+            else:
+                self._fill_slowly(slot, value)
             slot += 1
         if outs is not None:
             self._fill_outs(outs)
         elif self.request.outputs_count:
             self.request.outputs_count = 0
+
+    def fitting(self, outs: tuple[Array | None, ...]) -> tuple[Array, ...] | None:
+        """`outs`, if each of them is known to have its output's shape, so that nobody need ask for it."""
+        shapes = self._output_shapes
+        if shapes is None:
+            return None
+        for array, shape in zip(outs, shapes):
+            if array is None or array.shape != shape:
+                return None
+        return cast("tuple[Array, ...]", outs)
+
+    def remember(self, arrays: tuple[Array, ...]) -> None:
+        """What the outputs for these inputs are like, if that is always so."""
+        if self.spec.shapes_follow:
+            self._output_shapes = [array.shape for array in arrays]
+
+    def _fill_slowly(self, slot: int, value: Any) -> None:
+        """As fill, for an array that is not as the last one was, or no array at all."""
+        if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
+            value = self._converted(slot, value)
+        if value.shape != self.shapes[slot] or value.dtype is not self.dtypes[slot]:
+            value = self._describe(slot, value)
+            self.large = sum(tensor.size_bytes for tensor in self.tensors) > _LARGE
+        self.tensors[slot].data = address_of(value)
 
     def _converted(self, slot: int, value: Any) -> Array:
         if isinstance(value, np.ndarray):
@@ -188,6 +215,7 @@ class Frame:
         """The tensor's description for an array with another shape or type than the last one's."""
         tensor = self.tensors[slot]
         shape = array.shape
+        self._output_shapes = None
         axes = self._axes[slot] = shape_type(len(shape))(*shape)
         tensor.shape = addressof(axes)
         tensor.rank = len(shape)

@@ -55,13 +55,13 @@ def release(functions: Functions, owner: Event) -> None:
         owner.internal = None
         deferred.append(copy)
         return
-    functions.event_release(ctypes.addressof(owner))
+    functions.event_release(ctypes.byref(owner))
     while deferred:
         try:
             event = deferred.popleft()
         except IndexError:
             return
-        functions.event_release(ctypes.addressof(event))
+        functions.event_release(ctypes.byref(event))
 
 
 def _after_in_child() -> None:

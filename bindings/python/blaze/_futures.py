@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ctypes import byref, c_int, c_void_p
 from typing import Any, Generic, Protocol, TypeVar
 
-from ._abi import BUFFERS_RELEASED, DONE, FLAG_MORE, FOREVER, Event
+from ._abi import DONE, FLAG_MORE, FOREVER, PROGRESS, Event
 from ._calls import Frame
 from ._core import Core, Json
 from ._dtypes import Array
@@ -222,34 +222,33 @@ class Completions:
 
     def deliver(self, events: ctypes.Array[Event], count: int) -> None:
         """Hands the first `count` events on."""
-        origin = self.core.origin
+        origin, pending = self.core.origin, self.pending
         for index in range(count):
             try:
-                self._hand_on(copy_event(origin, events, index))
+                owner = copy_event(origin, events, index)
+                key = owner.user_data
+                if not key:
+                    self._hand_on_by_ticket(owner)
+                    continue
+                # Borrowed memory is kept until the last event, which may be another one than the one that ends it.
+                operation = pending.get(key) if owner.flags & FLAG_MORE else pending.pop(key, None)
+                if operation is None:
+                    continue
+                if owner.kind == DONE:
+                    operation.complete(owner)
+                elif owner.kind == PROGRESS:
+                    operation.progress(owner)
             except Exception:
                 _log.exception("a completion could not be handed on")
 
-    def _hand_on(self, owner: OwnedEvent) -> None:
-        key = owner.user_data
-        operation: Operation | None
-        if not key:
-            with self._lock:
-                waiting = self._by_ticket.pop(owner.ticket, None)
-                if waiting is None:
-                    self._by_ticket[owner.ticket] = owner
-                    return
-            assert not isinstance(waiting, OwnedEvent)
-            operation = waiting
-        elif owner.flags & FLAG_MORE:
-            operation = self.pending.get(key)
-        else:
-            operation = self.pending.pop(key, None)
-        if operation is None or owner.kind == BUFFERS_RELEASED:
-            return
-        if owner.kind == DONE:
-            operation.complete(owner)
-        else:
-            operation.progress(owner)
+    def _hand_on_by_ticket(self, owner: OwnedEvent) -> None:
+        with self._lock:
+            waiting = self._by_ticket.pop(owner.ticket, None)
+            if waiting is None:
+                self._by_ticket[owner.ticket] = owner
+                return
+        assert not isinstance(waiting, OwnedEvent)
+        waiting.complete(owner)
 
     def finish(self) -> None:
         """The engine is shut down: nothing is submitted any more, and every ticket has its event."""

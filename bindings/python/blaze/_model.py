@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
-from ctypes import addressof, byref, c_uint64
+from ctypes import byref, c_uint64
 from typing import TYPE_CHECKING, Any
 
 from ._abi import FOREVER
@@ -18,6 +18,9 @@ from ._futures import Future, LoopOperation, outputs_of, report_of
 
 if TYPE_CHECKING:
     from ._engine import Engine
+
+
+_FOREVER = c_uint64(FOREVER)
 
 
 class Model:
@@ -131,15 +134,21 @@ class Model:
                 status = core.functions.infer(
                     core.handle,
                     frame.request_pointer,
-                    FOREVER if timeout is None else nanoseconds(timeout),
-                    addressof(owner),
+                    _FOREVER if timeout is None else c_uint64(nanoseconds(timeout)),
+                    byref(owner),
                     frame.error_pointer,
                 )
             finally:
                 core.calls.pop()
             if status:
                 core.fail(status, frame.error)
-            return collect(owner, spec.outputs, outs)
+            if outs is None:
+                return collect(owner, spec.outputs, None)
+            if (fitting := frame.fitting(outs)) is not None:
+                return Outputs(spec.outputs, fitting, owner)
+            outputs = collect(owner, spec.outputs, outs)
+            frame.remember(outputs.arrays)
+            return outputs
         finally:
             self._give_back(frame)
 
@@ -166,8 +175,9 @@ class Model:
         spec = self._spec
         key, values = spec.bind(inputs, named)
         outs = None if out is None else spec.outs(out)
-        dispatcher = self._engine._dispatcher()
-        future: Future[Outputs] = Future(self._core, *self._making(outs))
+        dispatcher = self._engine._futures or self._engine._dispatcher()
+        make, keep = self._making(outs)
+        future: Future[Outputs] = Future(self._core, make, keep)
         frame = self._frame(key)
         try:
             frame.fill(values, outs)
@@ -312,8 +322,8 @@ class Prepared:
                 status = functions.infer(
                     core.handle,
                     frame.request_pointer,
-                    FOREVER if timeout is None else nanoseconds(timeout),
-                    addressof(owner),
+                    _FOREVER if timeout is None else c_uint64(nanoseconds(timeout)),
+                    byref(owner),
                     frame.error_pointer,
                 )
             finally:
@@ -321,13 +331,13 @@ class Prepared:
             if status:
                 core.fail(status, frame.error)
             if self._same is not None:
-                functions.event_release(addressof(owner))
+                functions.event_release(byref(owner))
                 return self._same
             arrays = collect(owner, self._model.output_names, self._outs).arrays
             if self._fixed:
                 # The inputs' shapes stay, so the outputs' do.
                 self._same = arrays
-                functions.event_release(addressof(owner))
+                functions.event_release(byref(owner))
             return arrays
         finally:
             self._lock.release()
