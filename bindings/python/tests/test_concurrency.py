@@ -261,6 +261,24 @@ def test_loading_in_the_background(engine: blaze.Engine) -> None:
     assert cancelled.cancel() or cancelled.done()
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_load_that_warms_up_for_ever_can_be_given_up(threads: int, end: str) -> None:
+    engine = blaze.Engine(threads=threads)
+    stages: list[str] = []
+    endless = {**SLOW, "warmup": {"inputs": {"n": {"shape": [], "fill": 10**9}}}}
+    future = engine.load_async(endless, on_progress=lambda part, stage: stages.append(stage))
+    eventually(lambda: "warming up" in stages)
+    if end == "cancel":
+        assert future.cancel() and future.cancelled()
+    closing = threading.Thread(target=engine.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive() and future.done()
+    if end == "close":
+        assert isinstance(future.exception(), blaze.StateError)
+
+
 def test_a_host_that_brings_the_thread() -> None:
     with blaze.Engine(threads=0) as engine:
         threads = threading.active_count()
