@@ -286,6 +286,8 @@ class Functions:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Whether there is a callback in this process.
+        self.callbacks = False
         self._released = ctypes.CDLL(path)
         self._held = ctypes.PyDLL(path)
         for name in _SIGNATURES:
@@ -308,6 +310,7 @@ class Functions:
 
     def prepare_for_callbacks(self) -> None:
         """To be called before the library is given a function of Python's."""
+        self.callbacks = True
         for name in _WITH_GIL_AT_FIRST:
             self._set(name, self._released)
 

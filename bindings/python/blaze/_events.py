@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, sizeof
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _fork
 from ._abi import Event, Functions, String, Tensor, shape_type
-from ._dtypes import PACKED, STORAGE, STRING, VIEW, Array, unpack
+from ._dtypes import OUTPUT, PACKED, STRING, Array, unpack
 
 EVENT_SIZE = sizeof(Event)
 
@@ -50,11 +50,12 @@ class OwnedEvent(Event):
     def release(self) -> None:
         """Gives back what the event holds; no array over its memory may be in use. In a fork's child it does nothing."""
         if self.internal and self.origin.generation == _fork.generation:
-            if _fork.callbacks or _fork.deferred:
+            functions = self.origin.functions
+            if functions.callbacks:
                 # Nothing of the library's may be called inside one of its callbacks: it is put off.
-                _fork.release(self.origin.functions, self)
+                _fork.release(functions, self)
             else:
-                self.origin.functions.event_release(byref(self))
+                functions.event_release(byref(self))
 
     __del__ = release
 
@@ -101,7 +102,7 @@ def _memory_of_size(size: int) -> Any:
 _fields_of: Any = struct.Struct("@IIPPIIiIPN").unpack_from
 
 
-def _strings(data: int, shape: tuple[int, ...]) -> Array:
+def _strings(data: int, shape: Sequence[int]) -> Array:
     array = np.empty(shape, object)
     flat = array.reshape(-1)
     elements = (String * flat.size).from_address(data) if flat.size else ()
@@ -114,10 +115,10 @@ def _strings(data: int, shape: tuple[int, ...]) -> Array:
 def output_array(view: Tensor, owner: OwnedEvent) -> Array:
     """An array over an output. Strings and types of less than a byte are copied."""
     _, number, _, axes, rank, _, _, _, data, size = _fields_of(view)
-    shape = tuple(shape_type(rank).from_address(axes)[:]) if rank else ()
+    shape = shape_type(rank).from_address(axes)[:] if rank else ()
     if number == STRING:
         return _strings(data, shape)
-    dtype = VIEW[number] or STORAGE[number]
+    dtype = OUTPUT[number]
     if not size:
         return np.empty(shape, dtype)
     memory = (_memory.get(size) or _memory_of_size(size)).from_address(data)

@@ -38,8 +38,23 @@ class Operation(Protocol):
 # Held for a moment, by those who make what a future is waited for with, and those who end one that has nothing of that.
 # It can be taken again by its owner, since a signal's handler may come in between.
 _making = threading.RLock()
-_WAITING = frozenset(("_condition", "_waiters", "_done_callbacks"))
 _PENDING, _FINISHED = "PENDING", "FINISHED"
+
+
+class _ForWaiting:
+    """An attribute of a future that is only needed if it is waited for; all are made when one is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Future[Any] | None, kind: type | None = None) -> Any:
+        if future is None:
+            return self
+        with _making:
+            made = {"_waiters": [], "_done_callbacks": [], "_condition": threading.Condition(), "_waited_for": True}
+            if not future._waited_for:
+                future.__dict__.update(made)  # which come before this descriptor from now on
+        return future.__dict__[self._name]
 
 
 class Future(concurrent.futures.Future[T], Generic[T]):
@@ -51,6 +66,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     """
 
     # What a future begins with. The base's __init__ is not called: what it makes is made when somebody has to wait.
+    _waited_for = False
+    _waiters: Any = _ForWaiting()
+    _done_callbacks: Any = _ForWaiting()
+    _condition: Any = _ForWaiting()
     _state = _PENDING
     _result: Any = None
     _exception: BaseException | None = None
@@ -64,20 +83,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         # Until the last event: the caller's output arrays, and the engine, which must not be collected before.
         self._keep = keep
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in _WAITING:
-            raise AttributeError(name)
-        with _making:
-            if "_condition" not in self.__dict__:
-                self._waiters: list[Any] = []
-                self._done_callbacks: list[Any] = []
-                self._condition = threading.Condition()
-        return self.__dict__[name]
-
     def _finish(self, result: T) -> None:
         """As set_result, which is only needed if somebody may be waiting."""
         with _making:
-            if "_condition" not in self.__dict__:
+            if not self._waited_for:
                 self._result = result
                 self._state = _FINISHED  # last, since result() looks at it without a lock
                 return
@@ -110,7 +119,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def complete(self, owner: OwnedEvent) -> None:
         """The terminal event: called by the queue that it comes to."""
         try:
-            if owner.status == Status.OK:
+            if not owner.status:
                 self._finish(self._make(owner))
             elif owner.status == Status.CANCELLED:
                 super().cancel()
@@ -349,7 +358,7 @@ class LoopOperation(Generic[T]):
         """The terminal event has come."""
         if self.future.done():
             return
-        if owner.status == Status.OK:
+        if not owner.status:
             self.future.set_result(self._make(owner))
         elif owner.status == Status.CANCELLED:
             self.future.cancel()
