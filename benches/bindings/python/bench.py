@@ -37,9 +37,6 @@ engine = blaze.Engine(threads=1)
 model = engine.load(ROOT / "tests/models/tiny.onnx")
 row = np.full((1, 4), 0.5, np.float32)
 out = np.zeros((1, 2), np.float32)
-# The same without a thread for futures.
-polling = blaze.Engine(threads=1, manual=True)
-polled = polling.load(ROOT / "tests/models/tiny.onnx")
 fresh, fixed = model.prepare(row), model.prepare(row, out=out)
 total = ctypes.c_float()
 # Memory for the outputs of each that is in flight.
@@ -77,20 +74,6 @@ def submitted(submit: Callable[[], blaze.Future[blaze.Outputs]]) -> Callable[[],
     return run
 
 
-def submitted_and_polled() -> None:
-    waiting: deque[blaze.Future[blaze.Outputs]] = deque()
-    for _ in range(REQUESTS):
-        while len(waiting) == IN_FLIGHT:
-            polling.poll()
-            while waiting and waiting[0].done():
-                waiting.popleft().result()
-        waiting.append(polled.submit(row))
-    while waiting:
-        polling.poll()
-        while waiting and waiting[0].done():
-            waiting.popleft().result()
-
-
 def awaited(into_outs: bool = False) -> Callable[[], None]:
     async def one(place: int) -> None:
         options = {"out": outs[place]} if into_outs else {}
@@ -124,7 +107,6 @@ ways: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
     (f"submit, {IN_FLIGHT} in flight", submitted(lambda: model.submit(row)), c_submit),
     (f"submit, out, {IN_FLIGHT} in flight", submitted(lambda: model.submit(row, out=next(in_turn))), c_submit),
     (f"prepared, submit, {IN_FLIGHT} in flight", submitted(fresh.submit), c_submit),
-    (f"submit, {IN_FLIGHT} in flight, polled", submitted_and_polled, c_submit),
     (f"submit, as_completed of {IN_FLIGHT}", as_completed, c_submit),
     (f"infer_async, {IN_FLIGHT} in flight", awaited(), c_submit),
     (f"infer_async, out, {IN_FLIGHT} in flight", awaited(into_outs=True), c_submit),
@@ -141,4 +123,3 @@ for name, python, c in ways:
         flush=True,
     )
 engine.close()
-polling.close()
