@@ -65,6 +65,7 @@ class Timing(Structure):
 
 
 class Event(Structure):
+    __slots__ = ()  # no dictionary: one is made for each request
     _fields_ = [
         ("struct_size", c_uint32),
         ("kind", c_uint32),

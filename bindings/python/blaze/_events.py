@@ -45,6 +45,8 @@ class OwnedEvent(Event):
     made by new_event or copy_event.
     """
 
+    __slots__ = ("origin",)
+
     origin: Origin
 
     def release(self) -> None:
@@ -92,7 +94,7 @@ _new_array: Any = np.ndarray
 def _memory_of_size(size: int) -> Any:
     kind: Any = _memory.get(size)
     if kind is None:
-        kind = type("Memory", (ctypes.c_char * size,), {})
+        kind = type("Memory", (ctypes.Array,), {"_type_": ctypes.c_char, "_length_": size, "__slots__": ("owner",)})
         if len(_memory) < 1024:  # sizes come back, or there are very many of them
             _memory[size] = kind
     return kind
