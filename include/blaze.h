@@ -1353,7 +1353,9 @@ blaze_status blaze_log_configure(blaze_engine *engine,
                                  const char *log_json,
                                  blaze_error *err);
 
-/// Sets the function that receives lines while "target" is "callback". Without one nothing is logged then.
+/// Sets the function that receives lines while "target" is "callback". What an engine has said until its first one is set,
+/// such as while blaze_engine_create loads its models, is kept (up to 1024 lines) and comes to it before this returns, on
+/// this thread; the next line says in "lost" how many there was no room for. Without one nothing is logged later.
 ///
 /// @param engine     The engine.
 /// @param function   The function; NULL: none. The one before is not called any more when this has returned, and none when

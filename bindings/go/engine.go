@@ -100,8 +100,8 @@ func WithQueueCapacity(capacity int) Option {
 	return func(o *options) { o.capacity = uint32(min(max(capacity, 1), 1<<24)) }
 }
 
-// WithLogger has lines of the engine's log go to logger: see [Engine.SetLogger]. What happens while [New] loads models is
-// not among them.
+// WithLogger has lines of the engine's log go to logger, from the first one on: see [Engine.SetLogger]. Lines that are said
+// while [New] loads models come when it has; if it fails, its error says why.
 func WithLogger(logger *slog.Logger) Option { return func(o *options) { o.logger = logger } }
 
 // New makes an engine, and loads the models that its configuration names. The keys are those of blaze_engine_create; nil
@@ -116,6 +116,9 @@ func New(config any, choices ...Option) (*Engine, error) {
 			have>>16, have&0xFFFF, want>>16, want&0xFFFF)}
 	}
 	text, err := configuration(config)
+	if err == nil && chosen.logger != nil {
+		text, err = withLog(text, chosen.logger)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -363,6 +363,31 @@ func (h *curious) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
+func TestWhatNewDoesIsLogged(t *testing.T) {
+	models := []any{mock("first"), mock("second")}
+	for _, config := range []any{object{"models": models}, object{"models": models, "log": object{"rate": object{"per_second": 0}}}} {
+		handler := &curious{Handler: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}), seen: make(chan slog.Record, 1000)}
+		newEngine(t, config, WithLogger(slog.New(handler))).Close()
+		close(handler.seen)
+		about := map[string]bool{}
+		for record := range handler.seen {
+			record.Attrs(func(attribute slog.Attr) bool {
+				about[attribute.Key+"="+attribute.Value.String()] = true
+				return true
+			})
+		}
+		if !about["model=first:1"] || !about["model=second:1"] {
+			t.Error(about)
+		}
+	}
+	for _, config := range []string{"", "[]", "{", `{"log": 1}`, `{"log": {"colour": 1}}`} {
+		if _, err := New(config, WithLogger(slog.Default())); !errors.Is(err, ErrInvalidConfig) {
+			t.Error(config, err)
+		}
+	}
+	newEngine(t, `{"log": null}`, WithLogger(slog.New(slog.DiscardHandler))).Close()
+}
+
 func TestTheLogGoesToSlog(t *testing.T) {
 	handler := &curious{Handler: slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}), seen: make(chan slog.Record, 1000)}
 	engine := newEngine(t, nil, WithLogger(slog.New(handler)))

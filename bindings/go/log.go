@@ -57,12 +57,42 @@ func (e *Engine) SetLogger(to *slog.Logger) error {
 	}
 	e.logs.logger.end()
 	e.logs.logger = next
-	config := map[string]string{"target": "none"}
+	config := map[string]any{"target": "none"}
 	if next != nil {
 		go next.serve(to.Handler())
-		config = map[string]string{"target": "callback", "level": lowest(to)}
+		config = wanted(to)
 	}
 	return e.ConfigureLog(config)
+}
+
+// wanted is the log's configuration for a logger.
+func wanted(by *slog.Logger) map[string]any {
+	return map[string]any{"target": "callback", "level": lowest(by)}
+}
+
+// withLog makes an engine's configuration one whose engine logs to a callback from the beginning: lines are kept until it
+// is set. It takes the text over. What is no configuration stays as it is, for the library to say so.
+func withLog(text *C.char, to *slog.Logger) (*C.char, error) {
+	config := map[string]json.RawMessage{}
+	if text != nil && (json.Unmarshal([]byte(C.GoString(text)), &config) != nil || config == nil) {
+		return text, nil
+	}
+	given := map[string]any{}
+	if log := config["log"]; log != nil && json.Unmarshal(log, &given) != nil {
+		return text, nil
+	}
+	log := wanted(to)
+	for key, value := range given {
+		if _, ours := log[key]; !ours {
+			log[key] = value
+		}
+	}
+	var err error
+	if config["log"], err = json.Marshal(log); err != nil {
+		return text, err
+	}
+	freeText(text)
+	return configuration(config)
 }
 
 // ConfigureLog changes what the engine logs, and where. The keys are those of blaze_log_configure.

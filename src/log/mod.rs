@@ -70,7 +70,7 @@ impl Logger {
     }
 
     /// Sets, or with `None` removes, the function that lines go to when the target is `Callback`. The one before is not
-    /// called any more once this returns.
+    /// called any more once this returns. The first one gets the lines that came before it, up to 1024.
     pub fn set_callback(&self, callback: Option<Callback>) -> Result<()> {
         self.sink.set_callback(callback)
     }

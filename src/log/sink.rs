@@ -33,10 +33,57 @@ struct Output {
     way: Way,
     format: Option<Format>,
     callback: Option<Callback>,
+    early: Early,
     /// Lines that could not be written since one was.
     lost: u64,
     /// The line that is being written; kept for its memory.
     text: String,
+}
+
+/// Lines for a callback that is not set yet: an engine has them while it is being made, and loads its models.
+enum Early {
+    Kept(Vec<EarlyLine>),
+    /// It has been set, if only to none.
+    Over,
+}
+
+impl Default for Early {
+    fn default() -> Self {
+        Early::Kept(Vec::new())
+    }
+}
+
+/// How many lines are kept at most.
+const EARLY_LINES: usize = 1024;
+
+struct EarlyLine {
+    level: Level,
+    module: String,
+    message: String,
+    fields: Option<String>,
+    time_ns: u64,
+}
+
+impl EarlyLine {
+    fn of(record: &Record<'_>) -> Self {
+        EarlyLine {
+            level: record.level,
+            module: record.module.into(),
+            message: record.message.into(),
+            fields: record.fields.map(str::to_owned),
+            time_ns: record.time_ns,
+        }
+    }
+
+    fn record(&self) -> Record<'_> {
+        Record {
+            level: self.level,
+            module: &self.module,
+            message: &self.message,
+            fields: self.fields.as_deref(),
+            time_ns: self.time_ns,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -118,6 +165,11 @@ impl Sink {
         refuse_inside()?;
         let settings = lock(&self.settings);
         let mut output = lock(&self.output);
+        let early = std::mem::replace(&mut output.early, Early::Over);
+        if let (Some(callback), Early::Kept(lines)) = (&callback, early) {
+            let _inside = Inside::enter();
+            lines.iter().for_each(|line| callback(&line.record()));
+        }
         output.callback = callback;
         self.publish(&settings, &output);
         Ok(())
@@ -127,7 +179,7 @@ impl Sink {
     fn publish(&self, settings: &Settings, output: &Output) {
         let silent = match output.way {
             Way::None => true,
-            Way::Callback => output.callback.is_none(),
+            Way::Callback => output.callback.is_none() && matches!(output.early, Early::Over),
             Way::Stderr | Way::File(_) | Way::Facade => false,
         };
         self.most.store(if silent { 0 } else { most(settings) as u32 }, Ordering::Relaxed);
@@ -195,14 +247,20 @@ impl Output {
             Way::Stderr => std::io::stderr().lock().write_all(self.text.as_bytes()).is_ok(),
             Way::File(file) => file.write(self.text.as_bytes()),
             Way::Callback => {
-                if let Some(callback) = &self.callback {
-                    callback(&Record {
-                        level: line.level,
-                        module: line.module,
-                        message: line.message,
-                        fields: (!self.text.is_empty()).then_some(self.text.as_str()),
-                        time_ns: line.time_ns,
-                    });
+                let record = Record {
+                    level: line.level,
+                    module: line.module,
+                    message: line.message,
+                    fields: (!self.text.is_empty()).then_some(self.text.as_str()),
+                    time_ns: line.time_ns,
+                };
+                match (&self.callback, &mut self.early) {
+                    (Some(callback), _) => callback(&record),
+                    (None, Early::Kept(lines)) if lines.len() < EARLY_LINES => {
+                        lines.push(EarlyLine::of(&record));
+                    }
+                    (None, Early::Kept(_)) => return self.lost = self.lost.saturating_add(1),
+                    (None, Early::Over) => (),
                 }
                 true
             }

@@ -37,8 +37,34 @@ fn a_level_lets_through_itself_and_worse() {
     assert!(!logger.enabled(Level::Info, "model"));
     assert!(!to(LevelFilter::Trace, Target::None).enabled(Level::Error, "model"));
     assert!(!to(LevelFilter::Off, Target::Stderr).enabled(Level::Error, "model"));
-    assert!(!to(LevelFilter::Trace, Target::Callback).enabled(Level::Error, "model"), "there is none yet");
+    let logger = to(LevelFilter::Trace, Target::Callback);
+    assert!(logger.enabled(Level::Error, "model"), "the first callback gets it");
+    logger.set_callback(None).unwrap();
+    assert!(!logger.enabled(Level::Error, "model"), "there is none");
     assert!(!Logger::new(|_| ()).unwrap().enabled(Level::Error, "model"), "silent by default");
+}
+
+#[test]
+fn the_first_callback_gets_what_was_said_before_it() {
+    let lines = Lines::default();
+    let logger = Logger::new(|settings| {
+        settings.target = Target::Callback;
+        settings.rate.per_second = 0;
+    })
+    .unwrap();
+    for number in 0..2000_u64 {
+        logger.with(&[("number", number.into())]).warn("model", format_args!("{number}"));
+    }
+    logger.set_callback(Some(collector(&lines))).unwrap();
+    logger.warn("route", format_args!("later"));
+    let taken = std::mem::take(&mut *lines.lock().unwrap());
+    assert_eq!(taken.len(), 1025);
+    assert_eq!(taken[7], (Level::Warn, "model".into(), "7".into(), Some(r#"{"number":7}"#.into())));
+    assert_eq!(taken[1024].2, "later");
+    assert_eq!(taken[1024].3.as_deref(), Some(r#"{"lost":976}"#));
+    let other = Lines::default();
+    logger.set_callback(Some(collector(&other))).unwrap();
+    assert!(other.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -162,6 +162,9 @@ static void a_loop_without_an_end_is_cut(void) {
             BLAZE_STATUS_OK);
     call.request.model = model;
     ticket = submit(&rig, &call.request);
+    REQUIRE(blaze_model_load_async(rig.engine, "{\"name\": \"again\", \"path\": \"tests/models/hostile_loop.onnx\", "
+                                               "\"warmup\": {\"sizes\": [1]}}", rig.queue, 0, &ticket, NULL) == BLAZE_STATUS_OK);
+    sleep_ns(200 * MILLISECOND);
     rig_down(&rig);
 }
 

@@ -9,7 +9,9 @@ last also of the CPU time that the process took, which other processes on the ma
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import ctypes
+import itertools
 import statistics
 import sys
 import time
@@ -22,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = "--quick" in sys.argv
-ROUNDS, REQUESTS, IN_FLIGHT = (3, 500, 64) if QUICK else (21, 4000, 64)
+ROUNDS, REQUESTS, IN_FLIGHT = (3, 512, 64) if QUICK else (21, 4032, 64)
 
 direct = ctypes.CDLL(str(ROOT / "target/c/libdirect.so"))
 for name, arguments in (("direct_infer", 0), ("direct_submit", 1)):
@@ -37,6 +39,9 @@ row = np.full((1, 4), 0.5, np.float32)
 out = np.zeros((1, 2), np.float32)
 fresh, fixed = model.prepare(row), model.prepare(row, out=out)
 total = ctypes.c_float()
+# Memory for the outputs of each that is in flight.
+outs = [np.zeros((1, 2), np.float32) for _ in range(IN_FLIGHT)]
+in_turn = itertools.cycle(outs)
 
 
 def c_infer() -> None:
@@ -56,25 +61,35 @@ def repeated(call: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def submitted() -> None:
-    waiting: deque[blaze.Future[blaze.Outputs]] = deque()
-    for _ in range(REQUESTS):
-        if len(waiting) == IN_FLIGHT:
+def submitted(submit: Callable[[], blaze.Future[blaze.Outputs]]) -> Callable[[], None]:
+    def run() -> None:
+        waiting: deque[blaze.Future[blaze.Outputs]] = deque()
+        for _ in range(REQUESTS):
+            if len(waiting) == IN_FLIGHT:
+                waiting.popleft().result()
+            waiting.append(submit())
+        while waiting:
             waiting.popleft().result()
-        waiting.append(model.submit(row))
-    while waiting:
-        waiting.popleft().result()
+
+    return run
 
 
-def awaited() -> None:
-    async def one(count: int) -> None:
-        for _ in range(count):
-            await model.infer_async(row)
+def awaited(into_outs: bool = False) -> Callable[[], None]:
+    async def one(place: int) -> None:
+        options = {"out": outs[place]} if into_outs else {}
+        for _ in range(REQUESTS // IN_FLIGHT):
+            await model.infer_async(row, **options)
 
     async def run() -> None:
-        await asyncio.gather(*(one(REQUESTS // IN_FLIGHT) for _ in range(IN_FLIGHT)))
+        await asyncio.gather(*(one(place) for place in range(IN_FLIGHT)))
 
-    asyncio.run(run())
+    return lambda: asyncio.run(run())
+
+
+def as_completed() -> None:
+    for _ in range(REQUESTS // IN_FLIGHT):
+        for future in concurrent.futures.as_completed([model.submit(row) for _ in range(IN_FLIGHT)]):
+            future.result()
 
 
 def timed(run: Callable[[], None]) -> tuple[float, float]:
@@ -89,8 +104,12 @@ ways: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
     ("model.infer(x, out=y)", repeated(lambda: model.infer(row, out=out)), c_infer),
     ("prepared()", repeated(fresh), c_infer),
     ("prepared(), out", repeated(fixed), c_infer),
-    (f"submit, {IN_FLIGHT} in flight", submitted, c_submit),
-    (f"infer_async, {IN_FLIGHT} in flight", awaited, c_submit),
+    (f"submit, {IN_FLIGHT} in flight", submitted(lambda: model.submit(row)), c_submit),
+    (f"submit, out, {IN_FLIGHT} in flight", submitted(lambda: model.submit(row, out=next(in_turn))), c_submit),
+    (f"prepared, submit, {IN_FLIGHT} in flight", submitted(fresh.submit), c_submit),
+    (f"submit, as_completed of {IN_FLIGHT}", as_completed, c_submit),
+    (f"infer_async, {IN_FLIGHT} in flight", awaited(), c_submit),
+    (f"infer_async, out, {IN_FLIGHT} in flight", awaited(into_outs=True), c_submit),
 ]
 print(f"tiny, {ROUNDS} rounds of {REQUESTS} requests; µs for each request")
 print("| | Python | C | difference | difference of CPU time |\n| --- | --- | --- | --- | --- |")

@@ -65,6 +65,7 @@ class Timing(Structure):
 
 
 class Event(Structure):
+    __slots__ = ()  # no dictionary: one is made for each request
     _fields_ = [
         ("struct_size", c_uint32),
         ("kind", c_uint32),
@@ -268,24 +269,51 @@ _OPTIONAL = {"blaze_queue_wake"}
 #: the engine's that holds a lock may be waiting for the GIL in a callback (logs, strategies).
 _WITH_GIL = {"blaze_event_output", "blaze_now_ns", "blaze_status_name", "blaze_abi_version", "blaze_version"}
 
+#: Never block, but take locks. They are called with the GIL held until there is a callback in this process, and without
+#: it from then on. To let the GIL go for a microsecond costs many of them if another thread wants it.
+_WITH_GIL_AT_FIRST = {"blaze_submit", "blaze_poll", "blaze_event_release"}
+
+
+#: What every request calls. ctypes is not told what their arguments are, since it takes longer to look at them than the calls
+#: take: pointers are handed over by byref, and numbers of 64 bits as c_uint64.
+_UNCHECKED = {"blaze_submit", "blaze_infer", "blaze_event_output", "blaze_event_release"}
+
 
 class Functions:
-    """The library's functions without their prefix: `functions.submit` is blaze_submit."""
+    """The library's functions without their prefix: `functions.submit` is blaze_submit.
+
+    `functions.submit_large` is, too, and never holds the GIL: it copies the inputs.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Whether there is a callback in this process.
+        self.callbacks = False
         self._released = ctypes.CDLL(path)
         self._held = ctypes.PyDLL(path)
-        for name, (result, arguments) in _SIGNATURES.items():
+        for name in _SIGNATURES:
             try:
-                function = (self._held if name in _WITH_GIL else self._released)[name]
+                self._set(name, self._held if name in _WITH_GIL or name in _WITH_GIL_AT_FIRST else self._released)
             except AttributeError:
                 if name not in _OPTIONAL:
                     raise
-                continue
-            function.restype = result
+        self.submit_large = self._typed("blaze_submit", self._released)
+
+    def _typed(self, name: str, library: ctypes.CDLL) -> Any:
+        function = library[name]
+        function.restype, arguments = _SIGNATURES[name]
+        if name not in _UNCHECKED:
             function.argtypes = arguments
-            setattr(self, name.removeprefix("blaze_"), function)
+        return function
+
+    def _set(self, name: str, library: ctypes.CDLL) -> None:
+        setattr(self, name.removeprefix("blaze_"), self._typed(name, library))
+
+    def prepare_for_callbacks(self) -> None:
+        """To be called before the library is given a function of Python's."""
+        self.callbacks = True
+        for name in _WITH_GIL_AT_FIRST:
+            self._set(name, self._released)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self.path} has no blaze_{name}")

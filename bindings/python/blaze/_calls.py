@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from ctypes import addressof, byref, sizeof
-from typing import Any
+from ctypes import addressof, byref, c_uint64, sizeof
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import numpy.typing as npt
 from ._abi import Error, Functions, Request, String, Tensor, shape_type
 from ._dtypes import NUMBERS, OF_NUMPY, PACKED, STORAGE, STRING, VIEW, Array, number_for, pack, storage_for
 from ._errors import ArgumentError, Status
-from ._events import new_view
 
 #: What may be given for an input: an array, or anything numpy makes one of.
 Input = npt.ArrayLike
@@ -21,6 +20,7 @@ Input = npt.ArrayLike
 Out = Array | Mapping[str, Array] | Sequence[Array | None] | None
 
 
+_ndarray = np.ndarray
 _first_byte: Any = ctypes.c_char.from_buffer
 
 
@@ -30,6 +30,10 @@ def address_of(array: Array) -> int:
         return addressof(_first_byte(array))
     except (TypeError, ValueError):  # read-only, empty, or of a dtype without a buffer
         return int(array.ctypes.data)
+
+
+# Bytes that are copied in a few microseconds, which is what it takes to let the GIL go and have it back.
+_LARGE = 64 << 10
 
 
 class Spec:
@@ -129,7 +133,8 @@ class Frame:
         self.error_pointer = byref(self.error)
         self.request = Request()
         self.request_pointer = byref(self.request)
-        self.view = new_view()
+        self.ticket = c_uint64()
+        self.ticket_pointer = byref(self.ticket)
         self.names = [spec.inputs[position].encode() for position in key] + [name.encode() for name in spec.outputs]
         self._inputs = (Tensor * max(len(key), 1))()
         self._outputs = (Tensor * max(len(spec.outputs), 1))()
@@ -143,6 +148,11 @@ class Frame:
         self.dtypes: list[Any] = [None] * len(key)
         self._axes: list[Any] = [None] * len(key)
         self.refs: list[Any] = []
+        self._output_shapes: list[tuple[int, ...]] | None = None
+        #: Whether to copy the inputs takes so long that other threads should have the GIL meanwhile.
+        self.large = False
+        # Whether the request has options, which must be taken out for one that has none.
+        self._plain = True
         # Which output each of the tensors for the caller's memory was last described for.
         self.placed = [-1] * len(self.outputs)
         request = self.request
@@ -156,16 +166,42 @@ class Frame:
         """Puts the addresses of arrays in; `refs` keeps alive what was made for that."""
         slot = 0
         for value in values:
-            if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
-                value = self._converted(slot, value)
-            if value.shape != self.shapes[slot] or value.dtype is not self.dtypes[slot]:
-                value = self._describe(slot, value)
-            self.tensors[slot].data = address_of(value)
+            if type(value) is _ndarray and value.shape == self.shapes[slot] and value.dtype is self.dtypes[slot]:
+                try:
+                    self.tensors[slot].data = addressof(_first_byte(value))  # only of contiguous ones
+                except (TypeError, ValueError):
+                    self._fill_slowly(slot, value)
+            else:
+                self._fill_slowly(slot, value)
             slot += 1
         if outs is not None:
             self._fill_outs(outs)
         elif self.request.outputs_count:
             self.request.outputs_count = 0
+
+    def fitting(self, outs: tuple[Array | None, ...]) -> tuple[Array, ...] | None:
+        """`outs`, if each of them is known to have its output's shape, so that nobody need ask for it."""
+        shapes = self._output_shapes
+        if shapes is None:
+            return None
+        for array, shape in zip(outs, shapes):
+            if array is None or array.shape != shape:
+                return None
+        return cast("tuple[Array, ...]", outs)
+
+    def remember(self, arrays: tuple[Array, ...]) -> None:
+        """What the outputs for these inputs are like, if that is always so."""
+        if self.spec.shapes_follow:
+            self._output_shapes = [array.shape for array in arrays]
+
+    def _fill_slowly(self, slot: int, value: Any) -> None:
+        """As fill, for an array that is not as the last one was, or no array at all."""
+        if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
+            value = self._converted(slot, value)
+        if value.shape != self.shapes[slot] or value.dtype is not self.dtypes[slot]:
+            value = self._describe(slot, value)
+            self.large = sum(tensor.size_bytes for tensor in self.tensors) > _LARGE
+        self.tensors[slot].data = address_of(value)
 
     def _converted(self, slot: int, value: Any) -> Array:
         if isinstance(value, np.ndarray):
@@ -179,6 +215,7 @@ class Frame:
         """The tensor's description for an array with another shape or type than the last one's."""
         tensor = self.tensors[slot]
         shape = array.shape
+        self._output_shapes = None
         axes = self._axes[slot] = shape_type(len(shape))(*shape)
         tensor.shape = addressof(axes)
         tensor.rank = len(shape)
@@ -224,6 +261,10 @@ class Frame:
 
     def options(self, deadline: float | None, priority: int, session: int, tenant: int, route_key: int) -> None:
         """The request's other fields; `deadline` in seconds from now."""
+        plain = deadline is None and not (priority or session or tenant or route_key)
+        if plain and self._plain:
+            return
+        self._plain = plain
         request = self.request
         request.deadline_ns = 0 if deadline is None else self.functions.now_ns() + max(int(deadline * 1e9), 0)
         request.priority = priority

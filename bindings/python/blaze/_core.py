@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from . import _fork
 from ._abi import FOREVER, Error, Event, Functions
 from ._errors import Status, error_of
-from ._events import OwnedEvent, copy_event
+from ._events import Origin, OwnedEvent, copy_event
 
 Json = dict[str, Any]
 
@@ -42,9 +42,9 @@ class Core:
 
     def __init__(self, functions: Functions, config: bytes | None) -> None:
         self.functions = functions
+        self.origin = Origin(functions)
         self.handle = c_void_p()
         self.calls: list[None] = []
-        self.generation = _fork.generation
         self.lock = threading.Lock()
         self.closers: list[Any] = []
         self.keep: list[Any] = []
@@ -60,7 +60,7 @@ class Core:
     def fail(self, status: int, error: Error | None = None, message: str = "") -> NoReturn:
         """Raises what a status means."""
         if status == Status.NULL_POINTER and not self.handle:
-            raise error_of(Status.INVALID_STATE if self.generation != _fork.generation else Status.SHUT_DOWN, self.why_closed)
+            raise error_of(Status.INVALID_STATE if self.origin.generation != _fork.generation else Status.SHUT_DOWN, self.why_closed)
         if error is not None and error.status == status:
             raise error_of(status, error.message.decode("utf-8", "replace"), error.retry_after_ns)
         raise error_of(status, message)
@@ -126,7 +126,7 @@ class Core:
             start(queue, byref(ticket))
             while True:
                 if self.functions.wait(queue, events, sizeof(Event), 1, FOREVER):
-                    owner = copy_event(self.functions, events[0])
+                    owner = copy_event(self.origin, events, 0)
                     if not owner.flags & 1:
                         return owner
                     owner.release()
@@ -142,7 +142,7 @@ class Core:
         On a thread that must not wait for itself (that of the futures, or one that is in a callback) another thread does it.
         """
         with self.lock:
-            if self.closing or self.generation != _fork.generation:
+            if self.closing or self.origin.generation != _fork.generation:
                 return
             self.closing = True
         if _fork.in_callback() or threading.get_ident() in self.own_threads:

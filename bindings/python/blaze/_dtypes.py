@@ -8,6 +8,7 @@ have its dtypes; without it bf16 comes as uint16 and the others as uint8, the bi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,9 @@ for _, _number, _name, _plain, _bits in _EXTRA:
         VIEW[_number] = np.dtype(getattr(_ml, _name))
         OF_NUMPY[np.dtype(getattr(_ml, _name))] = _number
 
+#: What outputs are arrays of, but for strings.
+OUTPUT: dict[int, np.dtype[Any]] = {number: VIEW[number] or dtype for number, dtype in STORAGE.items()}
+
 
 def storage_for(number: int) -> np.dtype[Any]:
     """The dtype that values which are no array yet are converted to for an input of this type."""
@@ -110,7 +114,7 @@ def pack(array: Array, number: int) -> Array:
     return packed
 
 
-def unpack(packed: Array, shape: tuple[int, ...], number: int) -> Array:
+def unpack(packed: Array, shape: Sequence[int], number: int) -> Array:
     """The other way; a new array."""
     bits = PACKED[number]
     each = 8 // bits

@@ -230,6 +230,7 @@ class Engine:
 
         function = STRATEGY_PICK(call)
         self._core.keep.append(function)
+        self._core.functions.prepare_for_callbacks()
         self._core.do_with_error("strategy_register", name.encode(), function, None)
 
     # -- work on the host's threads -----------------------------------------------------------------------------------
@@ -325,7 +326,8 @@ class Engine:
     def log_to(self, logger: logging.Logger | str = "blaze", level: str = "warn", **keys: Any) -> None:
         """Has what the engine says logged by Python, as children of `logger` for its modules, on a thread of its own.
 
-        level, keys: as of blaze_log_configure. A record has the fields in its attribute `blaze`. Once for each engine.
+        level, keys: as of blaze_log_configure. A record has the fields in its attribute `blaze`. Once for each engine. What is
+        said before, while the engine is made and loads models, comes too if it was made with `log={"target": "callback"}`.
         """
         if isinstance(logger, str):
             logger = logging.getLogger(logger)

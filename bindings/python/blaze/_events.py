@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping
-from ctypes import addressof, byref, sizeof
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from ctypes import byref, sizeof
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from . import _fork
 from ._abi import Event, Functions, String, Tensor, shape_type
-from ._dtypes import PACKED, STORAGE, STRING, VIEW, Array, unpack
+from ._dtypes import OUTPUT, PACKED, STRING, Array, unpack
 
 EVENT_SIZE = sizeof(Event)
 
@@ -27,26 +28,36 @@ class Timing:
     batch_rows: int
 
 
+class Origin:
+    """Where events come from: the library, and the process as it was then."""
+
+    __slots__ = ("functions", "generation")
+
+    def __init__(self, functions: Functions) -> None:
+        self.functions = functions
+        self.generation = _fork.generation
+
+
 class OwnedEvent(Event):
     """A blaze_event that is released when nobody refers to it any more: arrays do, by way of their base.
 
-    It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in.
+    It works after the engine has been destroyed, and from whichever thread the garbage collector happens to run in. It is
+    made by new_event or copy_event.
     """
 
-    def __init__(self, functions: Functions) -> None:
-        super().__init__(EVENT_SIZE)
-        self.release_function = functions.event_release
-        self.generation = _fork.generation
-        self.pointer = addressof(self)
+    __slots__ = ("origin",)
+
+    origin: Origin
 
     def release(self) -> None:
         """Gives back what the event holds; no array over its memory may be in use. In a fork's child it does nothing."""
-        if self.internal and self.generation == _fork.generation:
-            if _fork.callbacks or _fork.deferred:
+        if self.internal and self.origin.generation == _fork.generation:
+            functions = self.origin.functions
+            if functions.callbacks:
                 # Nothing of the library's may be called inside one of its callbacks: it is put off.
-                _fork.release(self.release_function, self)
+                _fork.release(functions, self)
             else:
-                self.release_function(self.pointer)
+                functions.event_release(byref(self))
 
     __del__ = release
 
@@ -57,33 +68,46 @@ class OwnedEvent(Event):
         return ctypes.string_at(self.text, self.text_bytes).decode("utf-8", "replace")
 
 
+_from_buffer_copy: Any = OwnedEvent.from_buffer_copy
+_EMPTY = bytes(Event(EVENT_SIZE))
+
+
+def new_event(origin: Origin) -> OwnedEvent:
+    """An event for blaze_infer to write to."""
+    owner: OwnedEvent = _from_buffer_copy(_EMPTY)
+    owner.origin = origin
+    return owner
+
+
+def copy_event(origin: Origin, events: ctypes.Array[Event], index: int) -> OwnedEvent:
+    """Takes an event over out of the array that a poll wrote it to, which must not be used to release it then."""
+    owner: OwnedEvent = _from_buffer_copy(events, index * EVENT_SIZE)
+    owner.origin = origin
+    return owner
+
+
 # What numpy makes arrays of, and keeps as their base: a class for each size, since ctypes has it so, with `owner` as an attribute.
 _memory: dict[int, Any] = {}
 _new_array: Any = np.ndarray
 
 
-def _memory_of(view: Tensor, owner: OwnedEvent) -> Any:
-    """A buffer over an output, which keeps the event."""
-    size: int = view.size_bytes
+def _memory_of_size(size: int) -> Any:
     kind: Any = _memory.get(size)
     if kind is None:
-        kind = type("Memory", (ctypes.c_char * size,), {})
+        kind = type("Memory", (ctypes.Array,), {"_type_": ctypes.c_char, "_length_": size, "__slots__": ("owner",)})
         if len(_memory) < 1024:  # sizes come back, or there are very many of them
             _memory[size] = kind
-    memory = kind.from_address(view.data)
-    memory.owner = owner
-    return memory
+    return kind
 
 
-def _shape_of(view: Tensor) -> tuple[int, ...]:
-    rank: int = view.rank
-    return tuple(shape_type(rank).from_address(view.shape)) if rank else ()
+# All fields of a Tensor at once: one by one takes twice as long.
+_fields_of: Any = struct.Struct("@IIPPIIiIPN").unpack_from
 
 
-def _strings(view: Tensor, shape: tuple[int, ...]) -> Array:
+def _strings(data: int, shape: Sequence[int]) -> Array:
     array = np.empty(shape, object)
     flat = array.reshape(-1)
-    elements = (String * flat.size).from_address(view.data) if flat.size else ()
+    elements = (String * flat.size).from_address(data) if flat.size else ()
     for place, element in enumerate(elements):
         raw = ctypes.string_at(element.data, element.size_bytes) if element.size_bytes else b""
         flat[place] = raw.decode("utf-8", "surrogateescape")
@@ -92,22 +116,25 @@ def _strings(view: Tensor, shape: tuple[int, ...]) -> Array:
 
 def output_array(view: Tensor, owner: OwnedEvent) -> Array:
     """An array over an output. Strings and types of less than a byte are copied."""
-    shape = _shape_of(view)
-    number: int = view.dtype
+    _, number, _, axes, rank, _, _, _, data, size = _fields_of(view)
+    shape = shape_type(rank).from_address(axes)[:] if rank else ()
     if number == STRING:
-        return _strings(view, shape)
-    dtype = VIEW[number] or STORAGE[number]
-    if not view.size_bytes:
+        return _strings(data, shape)
+    dtype = OUTPUT[number]
+    if not size:
         return np.empty(shape, dtype)
+    memory = (_memory.get(size) or _memory_of_size(size)).from_address(data)
+    memory.owner = owner
     if number in PACKED:
-        return unpack(np.frombuffer(_memory_of(view, owner), np.uint8), shape, number)
-    array: Array = _new_array(shape, dtype, _memory_of(view, owner))
+        return unpack(np.frombuffer(memory, np.uint8), shape, number)
+    array: Array = _new_array(shape, dtype, memory)
     return array
 
 
-def place_output(view: Tensor, owner: OwnedEvent, out: Array) -> Array:
+def place_output(view: Tensor, out: Array) -> Array:
     """What the request wrote into `out`: `out` itself if the shape is the output's, or else a view of its beginning."""
-    shape = _shape_of(view)
+    rank: int = view.rank
+    shape = tuple(shape_type(rank).from_address(view.shape)[:]) if rank else ()
     if shape == out.shape:
         return out
     count = int(np.prod(shape, dtype=np.int64))
@@ -158,37 +185,39 @@ class Outputs(Mapping[str, Array]):
         return "Outputs(" + ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items()) + ")"
 
 
-def new_view() -> Tensor:
+class _View(Tensor):
     """Where an output's description goes."""
-    view = Tensor()
-    view.struct_size = sizeof(Tensor)
-    return view
+
+    def __init__(self) -> None:
+        super().__init__(sizeof(Tensor))
 
 
-def collect(
-    functions: Functions,
-    owner: OwnedEvent,
-    names: tuple[str, ...],
-    outs: tuple[Array | None, ...] | None,
-    view: Tensor | None = None,
-) -> Outputs:
-    """The outputs of an event that ended well; `view` is memory to do it in."""
-    if view is None:
-        view = new_view()
-    pointer = byref(view)
+# Those that nobody uses just now: append and pop are atomic.
+_views: list[_View] = []
+
+
+def collect(owner: OwnedEvent, names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Outputs:
+    """The outputs of an event that ended well."""
+    event_output, event = owner.origin.functions.event_output, byref(owner)
+    try:
+        view = _views.pop()
+    except IndexError:
+        view = _View()
+    description = byref(view)
+    count: int = owner.outputs_count
+    if count == 1 and outs is None:  # the usual
+        status = event_output(event, 0, description)
+        if status:
+            raise RuntimeError(f"blaze_event_output: {status}")
+        array = output_array(view, owner)
+        _views.append(view)
+        return Outputs(names, (array,), owner)
     arrays = []
-    event_output, address = functions.event_output, owner.pointer
-    for index in range(owner.outputs_count):
-        status = event_output(address, index, pointer)
+    for index in range(count):
+        status = event_output(event, index, description)
         if status:
             raise RuntimeError(f"blaze_event_output: {status}")
         out = outs[index] if outs is not None else None
-        arrays.append(output_array(view, owner) if out is None else place_output(view, owner, out))
+        arrays.append(output_array(view, owner) if out is None else place_output(view, out))
+    _views.append(view)
     return Outputs(names, tuple(arrays), owner)
-
-
-def copy_event(functions: Functions, event: Event) -> OwnedEvent:
-    """Takes an event over out of the array that a poll wrote it to, which must not be used to release it then."""
-    owner = OwnedEvent(functions)
-    ctypes.memmove(addressof(owner), addressof(event), EVENT_SIZE)
-    return owner

@@ -6,9 +6,7 @@ import ctypes
 import os
 import threading
 from collections import deque
-from typing import Any
-
-from ._abi import Event
+from ._abi import Event, Functions
 
 #: Counts the forks that this process descends from. What was made in another generation must not be touched.
 generation = 0
@@ -20,7 +18,7 @@ _inside = threading.local()
 _lock = threading.Lock()
 
 #: Events whose last array went away inside a callback.
-deferred: deque[tuple[Any, Event]] = deque()
+deferred: deque[Event] = deque()
 
 
 class InsideCallback:
@@ -47,24 +45,23 @@ def in_callback() -> bool:
     return getattr(_inside, "active", False)
 
 
-def release(function: Any, owner: Event) -> None:
+def release(functions: Functions, owner: Event) -> None:
     """Releases an event, now or, inside a callback, with the next one that is released outside.
 
     The event is copied for that, since its owner may be going away.
     """
     if in_callback():
-        copy = Event()
-        ctypes.memmove(ctypes.addressof(copy), ctypes.addressof(owner), ctypes.sizeof(Event))
+        copy = Event.from_buffer_copy(owner)
         owner.internal = None
-        deferred.append((function, copy))
+        deferred.append(copy)
         return
-    function(ctypes.addressof(owner))
+    functions.event_release(ctypes.byref(owner))
     while deferred:
         try:
-            later, event = deferred.popleft()
+            event = deferred.popleft()
         except IndexError:
             return
-        later(ctypes.addressof(event))
+        functions.event_release(ctypes.byref(event))
 
 
 def _after_in_child() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import itertools
 import json
 import logging
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from ctypes import byref, c_int, c_void_p
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import _fork
-from ._abi import BUFFERS_RELEASED, DONE, FLAG_MORE, FOREVER, Event
+from ._abi import DONE, FLAG_MORE, FOREVER, PROGRESS, Event
+from ._calls import Frame
 from ._core import Core, Json
 from ._dtypes import Array
 from ._errors import Status, error_of
@@ -34,6 +35,28 @@ class Operation(Protocol):
         """Some of it is done."""
 
 
+# Held for a moment, by those who make what a future is waited for with, and those who end one that has nothing of that.
+# It can be taken again by its owner, since a signal's handler may come in between.
+_making = threading.RLock()
+_PENDING, _FINISHED = "PENDING", "FINISHED"
+
+
+class _ForWaiting:
+    """An attribute of a future that is only needed if it is waited for; all are made when one is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: Future[Any] | None, kind: type | None = None) -> Any:
+        if future is None:
+            return self
+        with _making:
+            made = {"_waiters": [], "_done_callbacks": [], "_condition": threading.Condition(), "_waited_for": True}
+            if not future._waited_for:
+                future.__dict__.update(made)  # which come before this descriptor from now on
+        return future.__dict__[self._name]
+
+
 class Future(concurrent.futures.Future[T], Generic[T]):
     """The result of something that was submitted: a concurrent.futures.Future.
 
@@ -42,15 +65,47 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     that polls): they should be quick.
     """
 
+    # What a future begins with. The base's __init__ is not called: what it makes is made when somebody has to wait.
+    _waited_for = False
+    _waiters: Any = _ForWaiting()
+    _done_callbacks: Any = _ForWaiting()
+    _condition: Any = _ForWaiting()
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _on_progress: Callable[[float, str], None] | None = None
+    #: The work's ticket.
+    ticket = 0
+
     def __init__(self, core: Core, make: Callable[[OwnedEvent], T], keep: object = None) -> None:
-        super().__init__()
         self._core = core
         self._make = make
         # Until the last event: the caller's output arrays, and the engine, which must not be collected before.
         self._keep = keep
-        self._on_progress: Callable[[float, str], None] | None = None
-        #: The work's ticket.
-        self.ticket = 0
+
+    def _finish(self, result: T) -> None:
+        """As set_result, which is only needed if somebody may be waiting."""
+        with _making:
+            if not self._waited_for:
+                self._result = result
+                self._state = _FINISHED  # last, since result() looks at it without a lock
+                return
+        self.set_result(result)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for it; raises what it ended with, or TimeoutError after `timeout` seconds."""
+        if self._state == _FINISHED and self._exception is None:
+            result: T = self._result
+            return result
+        return super().result(timeout)
+
+    def done(self) -> bool:
+        """Whether it has ended, or was cancelled."""
+        return self._state != _PENDING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._state.startswith("CANCELLED")
 
     def cancel(self) -> bool:
         """Asks for the work to be given up, queued or running. False: it has ended already."""
@@ -64,8 +119,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def complete(self, owner: OwnedEvent) -> None:
         """The terminal event: called by the queue that it comes to."""
         try:
-            if owner.status == Status.OK:
-                self.set_result(self._make(owner))
+            if not owner.status:
+                self._finish(self._make(owner))
             elif owner.status == Status.CANCELLED:
                 super().cancel()
                 self.set_running_or_notify_cancel()
@@ -82,10 +137,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._on_progress(owner.progress, owner.message())
 
 
-def outputs_of(core: Core, names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Callable[[OwnedEvent], Outputs]:
+def outputs_of(names: tuple[str, ...], outs: tuple[Array | None, ...] | None) -> Callable[[OwnedEvent], Outputs]:
     """Makes outputs of an event."""
-    functions = core.functions
-    return lambda owner: collect(functions, owner, names, outs)
+    return lambda owner: collect(owner, names, outs)
 
 
 def report_of(owner: OwnedEvent) -> Json:
@@ -108,7 +162,6 @@ class Completions:
         # Who polls, until the events are handed on, since they are in memory that the next one writes to.
         self._polling = threading.Lock()
         self._events = (Event * _BATCH)()
-        self._items = list(self._events)
 
     def start(self, operation: Operation, begin: Callable[[int], int]) -> None:
         """`begin(user_data)` submits; what it raises is raised, and nothing waits then."""
@@ -119,6 +172,24 @@ class Completions:
         except BaseException:
             del self.pending[key]
             raise
+
+    def submit(self, frame: Frame, operation: Operation) -> int:
+        """As start, for the request in `frame`; returns its ticket."""
+        core = self.core
+        key = frame.request.user_data = next(self._ids)
+        self.pending[key] = operation
+        status = -1
+        core.calls.append(None)
+        try:
+            submit = core.functions.submit_large if frame.large else core.functions.submit
+            status = submit(core.handle, frame.request_pointer, self.queue, frame.ticket_pointer, frame.error_pointer)
+        finally:
+            core.calls.pop()
+            if status:
+                self.pending.pop(key, None)
+        if status:
+            core.fail(status, frame.error)
+        return frame.ticket.value
 
     def start_by_ticket(self, operation: Operation, begin: Callable[[], int]) -> None:
         """As start, for what has no user_data; `begin` returns the ticket."""
@@ -137,7 +208,7 @@ class Completions:
         taken = 0
         try:
             while taken < limit and (count := self._poll_once(min(limit - taken, _BATCH))):
-                self.deliver(self._items, count)
+                self.deliver(self._events, count)
                 taken += count
             return taken
         finally:
@@ -156,38 +227,37 @@ class Completions:
         """Takes all events, while the engine is being closed or nobody polls any more, also from inside a callback of poll's."""
         events = (Event * _BATCH)()
         while count := self.core.functions.poll(self.queue, events, EVENT_SIZE, _BATCH):
-            self.deliver(list(events), count)
+            self.deliver(events, count)
 
-    def deliver(self, items: list[Event], count: int) -> None:
+    def deliver(self, events: ctypes.Array[Event], count: int) -> None:
         """Hands the first `count` events on."""
-        functions = self.core.functions
-        for event in items[:count]:
+        origin, pending = self.core.origin, self.pending
+        for index in range(count):
             try:
-                self._hand_on(copy_event(functions, event))
+                owner = copy_event(origin, events, index)
+                key = owner.user_data
+                if not key:
+                    self._hand_on_by_ticket(owner)
+                    continue
+                # Borrowed memory is kept until the last event, which may be another one than the one that ends it.
+                operation = pending.get(key) if owner.flags & FLAG_MORE else pending.pop(key, None)
+                if operation is None:
+                    continue
+                if owner.kind == DONE:
+                    operation.complete(owner)
+                elif owner.kind == PROGRESS:
+                    operation.progress(owner)
             except Exception:
                 _log.exception("a completion could not be handed on")
 
-    def _hand_on(self, owner: OwnedEvent) -> None:
-        key = owner.user_data
-        operation: Operation | None
-        if not key:
-            with self._lock:
-                waiting = self._by_ticket.pop(owner.ticket, None)
-                if waiting is None:
-                    self._by_ticket[owner.ticket] = owner
-                    return
-            assert not isinstance(waiting, OwnedEvent)
-            operation = waiting
-        elif owner.flags & FLAG_MORE:
-            operation = self.pending.get(key)
-        else:
-            operation = self.pending.pop(key, None)
-        if operation is None or owner.kind == BUFFERS_RELEASED:
-            return
-        if owner.kind == DONE:
-            operation.complete(owner)
-        else:
-            operation.progress(owner)
+    def _hand_on_by_ticket(self, owner: OwnedEvent) -> None:
+        with self._lock:
+            waiting = self._by_ticket.pop(owner.ticket, None)
+            if waiting is None:
+                self._by_ticket[owner.ticket] = owner
+                return
+        assert not isinstance(waiting, OwnedEvent)
+        waiting.complete(owner)
 
     def finish(self) -> None:
         """The engine is shut down: nothing is submitted any more, and every ticket has its event."""
@@ -220,7 +290,7 @@ class Dispatcher(Completions):
         try:
             # It ends when it is woken, or the engine is shut down and nothing is outstanding; `finish` takes the rest.
             while count := wait(queue, self._events, EVENT_SIZE, _BATCH, FOREVER):
-                self.deliver(self._items, count)
+                self.deliver(self._events, count)
         finally:
             self.core.own_threads.discard(threading.get_ident())
 
@@ -277,6 +347,8 @@ class LoopCompletions(Completions):
 class LoopOperation(Generic[T]):
     """A future of asyncio's that waits for a terminal event."""
 
+    __slots__ = ("_keep", "_make", "future")
+
     def __init__(self, future: asyncio.Future[T], make: Callable[[OwnedEvent], T], keep: object) -> None:
         self.future = future
         self._make = make
@@ -286,7 +358,7 @@ class LoopOperation(Generic[T]):
         """The terminal event has come."""
         if self.future.done():
             return
-        if owner.status == Status.OK:
+        if not owner.status:
             self.future.set_result(self._make(owner))
         elif owner.status == Status.CANCELLED:
             self.future.cancel()

@@ -25,6 +25,7 @@ class LogThread:
         self._lines: queue.SimpleQueue[tuple[int, int, bytes, bytes, bytes | None] | None] = queue.SimpleQueue()
         self._function = LOG_FUNCTION(self._receive)
         self._thread = threading.Thread(target=self._run, name="blaze-log", daemon=True)
+        core.functions.prepare_for_callbacks()
         error = Error()
         status = core.call("log_set_callback", self._function, None, byref(error))
         core.check(status, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ctypes import byref, c_uint64
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,14 @@ from ._calls import Frame, Input, Out, Spec
 from ._core import Json, nanoseconds, to_json
 from ._dtypes import Array
 from ._errors import error_of
-from ._events import OwnedEvent, Outputs, collect
+from ._events import OwnedEvent, Outputs, collect, new_event
 from ._futures import Future, LoopOperation, outputs_of, report_of
 
 if TYPE_CHECKING:
     from ._engine import Engine
+
+
+_FOREVER = c_uint64(FOREVER)
 
 
 class Model:
@@ -40,6 +43,8 @@ class Model:
         self._handle = handle
         self._spec = Spec(self.info())
         self._name = name
+        self._collect = outputs_of(self._spec.outputs, None)
+        self._keep = (engine, None)
         # Structs that no call uses just now, by the inputs that they are for. pop and append are atomic.
         self._frames: dict[tuple[int, ...], list[Frame]] = {self._spec.all_inputs: []}
 
@@ -93,6 +98,12 @@ class Model:
         if len(frames) < 64:
             frames.append(frame)
 
+    def _making(self, outs: tuple[Array | None, ...] | None) -> tuple[Callable[[OwnedEvent], Outputs], object]:
+        """What makes outputs of an event, and what must be kept until it comes."""
+        if outs is None:
+            return self._collect, self._keep
+        return outputs_of(self._spec.outputs, outs), (self._engine, outs)
+
     def infer(
         self,
         *inputs: Input | Mapping[str, Input],
@@ -117,22 +128,27 @@ class Model:
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            functions = core.functions
-            owner = OwnedEvent(functions)
+            owner = new_event(core.origin)
             core.calls.append(None)
             try:
-                status = functions.infer(
+                status = core.functions.infer(
                     core.handle,
                     frame.request_pointer,
-                    FOREVER if timeout is None else nanoseconds(timeout),
-                    owner.pointer,
+                    _FOREVER if timeout is None else c_uint64(nanoseconds(timeout)),
+                    byref(owner),
                     frame.error_pointer,
                 )
             finally:
                 core.calls.pop()
             if status:
                 core.fail(status, frame.error)
-            return collect(functions, owner, spec.outputs, outs, frame.view)
+            if outs is None:
+                return collect(owner, spec.outputs, None)
+            if (fitting := frame.fitting(outs)) is not None:
+                return Outputs(spec.outputs, fitting, owner)
+            outputs = collect(owner, spec.outputs, outs)
+            frame.remember(outputs.arrays)
+            return outputs
         finally:
             self._give_back(frame)
 
@@ -156,16 +172,17 @@ class Model:
 
         Raises what the request is refused for, such as CapacityError (QUEUE_FULL, RATE_LIMITED with retry_after).
         """
-        spec, core = self._spec, self._core
+        spec = self._spec
         key, values = spec.bind(inputs, named)
-        outs = spec.outs(out)
-        dispatcher = self._engine._dispatcher()
-        future: Future[Outputs] = Future(core, outputs_of(core, spec.outputs, outs), (self._engine, outs))
+        outs = None if out is None else spec.outs(out)
+        dispatcher = self._engine._futures or self._engine._dispatcher()
+        make, keep = self._making(outs)
+        future: Future[Outputs] = Future(self._core, make, keep)
         frame = self._frame(key)
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            dispatcher.start(future, lambda number: _submit(self, frame, dispatcher.queue, number, future))
+            future.ticket = dispatcher.submit(frame, future)
         finally:
             self._give_back(frame)
         return future
@@ -200,23 +217,22 @@ class Model:
                     **named,
                 )
             )
-        spec, core = self._spec, self._core
+        spec = self._spec
         key, values = spec.bind(inputs, named)
-        outs = spec.outs(out)
+        outs = None if out is None else spec.outs(out)
         waiter: asyncio.Future[Outputs] = loop.create_future()
-        operation = LoopOperation(waiter, outputs_of(core, spec.outputs, outs), (self._engine, outs))
+        operation = LoopOperation(waiter, *self._making(outs))
         frame = self._frame(key)
-        ticket = _Ticket()
         try:
             frame.fill(values, outs)
             frame.options(deadline, priority, session, tenant, route_key)
-            completions.start(operation, lambda number: _submit(self, frame, completions.queue, number, ticket))
+            ticket = completions.submit(frame, operation)
         finally:
             self._give_back(frame)
         try:
             return await waiter
         except asyncio.CancelledError:
-            core.call("cancel", ticket.ticket)
+            self._core.call("cancel", ticket)
             raise
 
     def prepare(
@@ -265,25 +281,6 @@ class Model:
         return future
 
 
-class _Ticket:
-    ticket = 0
-
-
-def _submit(model: Model, frame: Frame, queue: Any, number: int, into: Any) -> int:
-    core = model._core
-    frame.request.user_data = number
-    ticket = c_uint64()
-    core.calls.append(None)
-    try:
-        status = core.functions.submit(core.handle, frame.request_pointer, queue, byref(ticket), frame.error_pointer)
-    finally:
-        core.calls.pop()
-    if status:
-        core.fail(status, frame.error)
-    into.ticket = ticket.value
-    return status or 0
-
-
 class Prepared:
     """A request over arrays that stay: change what is in `inputs`, and call it again.
 
@@ -308,7 +305,7 @@ class Prepared:
         whole = self._outs is not None and all(array is not None for array in self._outs)
         self._fixed = whole and model._spec.shapes_follow
         self._same: tuple[Array, ...] | None = None
-        self._event = OwnedEvent(self._core.functions)
+        self._event = new_event(self._core.origin)
 
     def infer(self, timeout: float | None = None, deadline: float | None = None) -> tuple[Array, ...]:
         """Runs it and waits; the outputs in the order of the model."""
@@ -319,14 +316,14 @@ class Prepared:
             functions = core.functions
             if deadline is not None or frame.request.deadline_ns:
                 frame.request.deadline_ns = 0 if deadline is None else functions.now_ns() + int(deadline * 1e9)
-            owner = self._event if self._fixed else OwnedEvent(functions)
+            owner = self._event if self._fixed else new_event(core.origin)
             core.calls.append(None)
             try:
                 status = functions.infer(
                     core.handle,
                     frame.request_pointer,
-                    FOREVER if timeout is None else nanoseconds(timeout),
-                    owner.pointer,
+                    _FOREVER if timeout is None else c_uint64(nanoseconds(timeout)),
+                    byref(owner),
                     frame.error_pointer,
                 )
             finally:
@@ -334,13 +331,13 @@ class Prepared:
             if status:
                 core.fail(status, frame.error)
             if self._same is not None:
-                functions.event_release(owner.pointer)
+                functions.event_release(byref(owner))
                 return self._same
-            arrays = collect(functions, owner, self._model.output_names, self._outs, frame.view).arrays
+            arrays = collect(owner, self._model.output_names, self._outs).arrays
             if self._fixed:
                 # The inputs' shapes stay, so the outputs' do.
                 self._same = arrays
-                functions.event_release(owner.pointer)
+                functions.event_release(byref(owner))
             return arrays
         finally:
             self._lock.release()
@@ -350,12 +347,9 @@ class Prepared:
     def submit(self) -> Future[Outputs]:
         """Submits it as it is now; with `out` not again before the future is done."""
         dispatcher = self._model.engine._dispatcher()
-        core = self._core
-        future: Future[Outputs] = Future(
-            core, outputs_of(core, self._model.output_names, self._outs), (self._model.engine, self._outs)
-        )
+        future: Future[Outputs] = Future(self._core, *self._model._making(self._outs))
         with self._lock:
-            dispatcher.start(future, lambda number: _submit(self._model, self._frame, dispatcher.queue, number, future))
+            future.ticket = dispatcher.submit(self._frame, future)
         return future
 
 

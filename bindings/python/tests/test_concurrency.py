@@ -24,6 +24,52 @@ def test_futures_are_those_of_concurrent_futures(digits: blaze.Model) -> None:
     assert called.wait(20)
 
 
+def test_waiting_in_every_way_while_they_end(digits: blaze.Model) -> None:
+    # What a future is waited for with is made by whoever comes first, perhaps in the moment in which it ends.
+    def ways(futures: list[blaze.Future[blaze.Outputs]]) -> list[int]:
+        called = threading.Semaphore(0)
+        for future in futures:
+            future.add_done_callback(lambda _: called.release())
+        for future in concurrent.futures.as_completed(futures, timeout=60):
+            assert future.done() and not future.cancelled() and not future.running()
+        done, waiting = concurrent.futures.wait(futures, timeout=60)
+        assert len(done) == len(futures) and not waiting
+        assert all(called.acquire(timeout=60) for _ in futures)
+        return [int(future.result(60)[0].argmax()) for future in futures]
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for first in range(0, 400, 8):
+            futures = [digits.submit(image[None]) for image in IMAGES[first : first + 8]]
+            answers = [pool.submit(ways, futures) for _ in range(3)]
+            assert len({tuple(answer.result(60)) for answer in answers}) == 1
+
+
+def test_requests_while_there_are_callbacks(digits: blaze.Model, caplog: pytest.LogCaptureFixture) -> None:
+    # A callback has quick functions of the library called without the GIL, which they are called with otherwise.
+    before = [digits.submit(image[None]) for image in IMAGES[:50]]
+    caplog.set_level(1, "blaze")
+    digits.engine.log_to(level="trace", rate={"per_second": 0})
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        after = [future for part in pool.map(lambda _: [digits.submit(IMAGES[:1]) for _ in range(50)], range(4)) for future in part]
+    assert {int(future.result(60)[0].argmax()) for future in after} == {LABELS[0]}
+    assert np.mean([future.result(60)[0].argmax() == label for future, label in zip(before, LABELS)]) > 0.9
+    large = np.zeros((450, 1, 8, 8), np.float32)
+    assert digits.submit(large).result(60)[0].shape == (450, 10)
+
+
+def test_memory_for_outputs_of_changing_shapes(digits: blaze.Model) -> None:
+    out = np.zeros((8, 10), np.float32)
+    for rows in (8, 8, 3, 8, 5, 5):
+        (given,) = digits.infer(IMAGES[:rows], out=out).arrays
+        assert given.shape == (rows, 10) and np.shares_memory(given, out) and (given is out) == (rows == 8)
+        np.testing.assert_allclose(given, digits(IMAGES[:rows]), atol=1e-5)
+    small = np.zeros((2, 10), np.float32)
+    for _ in range(2):
+        assert digits.infer(IMAGES[:2], out=small)[0] is small
+        with pytest.raises(blaze.BlazeError):
+            digits.infer(IMAGES[:3], out=small)
+
+
 def test_many_threads_share_a_model(digits: blaze.Model) -> None:
     expected = digits(IMAGES)
 
@@ -213,6 +259,24 @@ def test_loading_in_the_background(engine: blaze.Engine) -> None:
     cancelled = engine.load_async({**SLOW, "name": "long", "warmup": {"inputs": {"n": {"shape": [], "fill": 10**5}}}})
     eventually(lambda: bool(engine.health()["loading"]) or cancelled.done())
     assert cancelled.cancel() or cancelled.done()
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_load_that_warms_up_for_ever_can_be_given_up(threads: int, end: str) -> None:
+    engine = blaze.Engine(threads=threads)
+    stages: list[str] = []
+    endless = {**SLOW, "warmup": {"inputs": {"n": {"shape": [], "fill": 10**9}}}}
+    future = engine.load_async(endless, on_progress=lambda part, stage: stages.append(stage))
+    eventually(lambda: "warming up" in stages)
+    if end == "cancel":
+        assert future.cancel() and future.cancelled()
+    closing = threading.Thread(target=engine.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive() and future.done()
+    if end == "close":
+        assert isinstance(future.exception(), blaze.StateError)
 
 
 def test_a_host_that_brings_the_thread() -> None:

@@ -103,6 +103,13 @@ def test_logs_come_to_logging(engine: blaze.Engine, caplog: pytest.LogCaptureFix
     engine.configure_log(level="off")
 
 
+def test_what_is_said_while_an_engine_is_made_comes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "blaze")
+    with blaze.Engine(log={"target": "callback", "level": "info"}, models=[{"path": str(DIGITS), "name": "early"}]) as engine:
+        engine.log_to(level="info")
+        eventually(lambda: any(record.blaze.get("model") == "early:1" for record in caplog.records))
+
+
 def test_profiles(engine: blaze.Engine, digits: blaze.Model) -> None:
     with pytest.raises(blaze.StateError):
         engine.profile_report()

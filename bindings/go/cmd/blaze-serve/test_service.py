@@ -1,5 +1,7 @@
 """The service with a real client of the protocol, tritonclient, and with plain HTTP for what that client never does.
 
+Without tritonclient, which is not there for every Python and platform, only with plain HTTP.
+
 usage: test_service.py BLAZE-SERVE ROOT-OF-THE-REPOSITORY
 """
 
@@ -13,10 +15,15 @@ import subprocess
 import sys
 import threading
 import unittest
+import zlib
 
-import numpy
-import tritonclient.http as triton
 from prometheus_client.parser import text_string_to_metric_families
+
+try:
+    import numpy
+    import tritonclient.http as triton
+except ImportError:
+    triton = None
 
 SERVE, ROOT = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
 
@@ -94,10 +101,86 @@ def affine(**changes):
     return json.dumps(request)
 
 
-class Client(unittest.TestCase):
+class PlainHttp(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.service = Service("-max-body", "100000")
+
+    @classmethod
+    def tearDownClass(cls):
+        code, said = cls.service.end(signal.SIGINT)
+        assert code == 0 and "answered all" in said, (code, said)
+
+    def infer(self, model, body, headers=None):
+        status, headers, answer = self.service.ask("POST", f"/v2/models/{model}/infer", body, headers)
+        return status, headers, json.loads(answer)
+
+    def test_a_packed_body(self):
+        for pack, how in ((gzip.compress, "gzip"), (zlib.compress, "deflate")):
+            self.assertEqual(self.infer("affine", pack(affine().encode()), {"Content-Encoding": how})[0], 200)
+        bomb = gzip.compress(b" " * 10_000_000)
+        self.assertEqual(self.infer("affine", bomb, {"Content-Encoding": "gzip"})[0], 413)
+        self.assertEqual(self.infer("affine", b"no gzip", {"Content-Encoding": "gzip"})[0], 400)
+        self.assertEqual(self.infer("affine", affine(), {"Content-Encoding": "br"})[0], 415)
+
+    def test_what_is_wrong_is_said(self):
+        for body, code in [
+            (affine(), 200),
+            (affine(data=[[1, 2, 3, 4]]), 200),
+            (affine(data=[1, 2, 3]), 400),
+            (affine(data=[1, 2, 3, 4, 5]), 400),
+            (affine(data=[1, 2, 3, "x"]), 400),
+            (affine(data=None), 400),
+            (affine(name="z"), 400),
+            (affine(shape=[1, 5], data=[1] * 5), 400),
+            (affine(shape=[-1, 4]), 400),
+            (affine(shape=[2**62, 2**62]), 400),
+            (affine(shape=[2**31, 4]), 400),
+            (affine(datatype="FP64"), 400),
+            (affine(datatype="FP99"), 400),
+            (affine(datatype="FP16"), 400),
+            (affine(parameters={"binary_data_size": 16}), 400),
+            ("{}", 400),
+            ("[]", 400),
+            ('{"inputs": [', 400),
+            ("", 400),
+            (" " * 100_001, 413),
+        ]:
+            status, _, answer = self.infer("affine", body)
+            self.assertEqual(status, code, (body[:200], answer))
+            self.assertEqual("error" in answer, code != 200, answer)
+        for header in ("-1", "x", "99999999"):
+            self.assertEqual(self.infer("affine", affine(), {"Inference-Header-Content-Length": header})[0], 400)
+        self.assertEqual(self.infer("affine", affine() + "more", {"Inference-Header-Content-Length": str(len(affine()))})[0], 400)
+
+    def test_errors_have_their_codes(self):
+        self.assertEqual(self.infer("nobody", affine())[0], 404)
+        self.assertEqual(self.service.ask("GET", "/v2/models/nobody")[0], 404)
+        self.assertEqual(self.service.ask("GET", "/v3")[0], 404)
+        self.assertEqual(self.infer("failing", affine())[0], 500)
+        body = json.loads(affine())
+        body["parameters"] = {"timeout": 1000}
+        self.assertEqual(self.infer("slow", json.dumps(body))[0], 504)
+
+    def test_who_asks_too_often_is_told_when_to_come_back(self):
+        answers = [self.infer("affine", affine(), {"X-Tenant-Id": "7"}) for _ in range(3)]
+        self.assertEqual([status for status, _, _ in answers], [200, 429, 429])
+        self.assertGreater(int(answers[1][1]["Retry-After"]), 10)
+        self.assertIn("RATE_LIMITED", answers[1][2]["error"])
+
+    def test_health_and_metrics(self):
+        for path in ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"):
+            self.assertEqual(self.service.ask("GET", path)[0], 200, path)
+        self.infer("affine", affine())
+        families = {family.name for family in text_string_to_metric_families(self.service.ask("GET", "/metrics")[2].decode())}
+        self.assertTrue(any(name.startswith("blaze_requests") for name in families), families)
+
+
+@unittest.skipIf(triton is None, "there is no tritonclient")
+class TritonsClient(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.service = Service()
         cls.client = triton.InferenceServerClient(cls.service.address, concurrency=8)
 
     @classmethod
@@ -169,69 +252,11 @@ class Client(unittest.TestCase):
         for how in ("gzip", "deflate"):
             result = self.client.infer("affine", [tensor("x", row(3), "FP32")], request_compression_algorithm=how)
             numpy.testing.assert_array_equal(result.as_numpy("y"), 2 * row(3) + 1)
-        bomb = gzip.compress(b" " * 10_000_000)
-        self.assertEqual(self.infer("affine", bomb, {"Content-Encoding": "gzip"})[0], 413)
-        self.assertEqual(self.infer("affine", b"no gzip", {"Content-Encoding": "gzip"})[0], 400)
-        self.assertEqual(self.infer("affine", affine(), {"Content-Encoding": "br"})[0], 415)
 
-    def infer(self, model, body, headers=None):
-        status, headers, answer = self.service.ask("POST", f"/v2/models/{model}/infer", body, headers)
-        return status, headers, json.loads(answer)
-
-    def test_what_is_wrong_is_said(self):
-        for body, code in [
-            (affine(), 200),
-            (affine(data=[[1, 2, 3, 4]]), 200),
-            (affine(data=[1, 2, 3]), 400),
-            (affine(data=[1, 2, 3, 4, 5]), 400),
-            (affine(data=[1, 2, 3, "x"]), 400),
-            (affine(data=None), 400),
-            (affine(name="z"), 400),
-            (affine(shape=[1, 5], data=[1] * 5), 400),
-            (affine(shape=[-1, 4]), 400),
-            (affine(shape=[2**62, 2**62]), 400),
-            (affine(shape=[2**31, 4]), 400),
-            (affine(datatype="FP64"), 400),
-            (affine(datatype="FP99"), 400),
-            (affine(datatype="FP16"), 400),
-            (affine(parameters={"binary_data_size": 16}), 400),
-            ("{}", 400),
-            ("[]", 400),
-            ('{"inputs": [', 400),
-            ("", 400),
-            (" " * 100_001, 413),
-        ]:
-            status, _, answer = self.infer("affine", body)
-            self.assertEqual(status, code, (body[:200], answer))
-            self.assertEqual("error" in answer, code != 200, answer)
-        for header in ("-1", "x", "99999999"):
-            self.assertEqual(self.infer("affine", affine(), {"Inference-Header-Content-Length": header})[0], 400)
-        self.assertEqual(self.infer("affine", affine() + "more", {"Inference-Header-Content-Length": str(len(affine()))})[0], 400)
-
-    def test_errors_have_their_codes(self):
-        self.assertEqual(self.infer("nobody", affine())[0], 404)
-        self.assertEqual(self.service.ask("GET", "/v2/models/nobody")[0], 404)
-        self.assertEqual(self.service.ask("GET", "/v3")[0], 404)
-        self.assertEqual(self.infer("failing", affine())[0], 500)
-        body = json.loads(affine())
-        body["parameters"] = {"timeout": 1000}
-        self.assertEqual(self.infer("slow", json.dumps(body))[0], 504)
+    def test_errors_have_their_texts(self):
         with self.assertRaises(triton.InferenceServerException) as caught:
             self.client.infer("affine", [tensor("z", row(1), "FP32")])
         self.assertIn("INVALID_NAME", str(caught.exception))
-
-    def test_who_asks_too_often_is_told_when_to_come_back(self):
-        answers = [self.infer("affine", affine(), {"X-Tenant-Id": "7"}) for _ in range(3)]
-        self.assertEqual([status for status, _, _ in answers], [200, 429, 429])
-        self.assertGreater(int(answers[1][1]["Retry-After"]), 10)
-        self.assertIn("RATE_LIMITED", answers[1][2]["error"])
-
-    def test_health_and_metrics(self):
-        for path in ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"):
-            self.assertEqual(self.service.ask("GET", path)[0], 200, path)
-        self.infer("affine", affine())
-        families = {family.name for family in text_string_to_metric_families(self.service.ask("GET", "/metrics")[2].decode())}
-        self.assertTrue(any(name.startswith("blaze_requests") for name in families), families)
 
 
 class Shutdown(unittest.TestCase):
