@@ -74,7 +74,12 @@ fn write(root: &Path, entry: &Entry<'_>) -> Option<()> {
         fs::create_dir_all(&path).ok()?;
         (real(&path) && !path.join(name).is_symlink()).then(|| path.join(name))
     };
-    let put = |name: &str, bytes: &[u8]| fs::write(inside(name)?, bytes).ok();
+    // What was there goes first: to open a pipe would wait for its reader.
+    let put = |name: &str, bytes: &[u8]| {
+        let file = inside(name)?;
+        let _ = fs::remove_file(&file);
+        fs::write(file, bytes).ok()
+    };
     match &entry.what {
         What::Directory => fs::create_dir_all(&path).ok(),
         What::Mock(keys) => {
