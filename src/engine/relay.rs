@@ -25,6 +25,7 @@ use super::routing::{Asks, Attempt};
 use super::table::{Pin, Table};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
+use crate::features::ROUTER;
 use crate::router::Attempts;
 use crate::sync::{AtomicPtr, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{Buffer, Data, Shape};
@@ -106,6 +107,9 @@ impl Hop {
     }
 
     fn take_as(&self, marks: usize) -> Option<Taken<'_>> {
+        if !ROUTER.built {
+            return None;
+        }
         // Only the first one marks it: `LATE` does not come after the end.
         let unless_taken =
             |old: *mut Way| (old.addr() & TAKEN == 0).then(|| old.map_addr(|address| address | marks));
@@ -117,6 +121,9 @@ impl Hop {
 
     /// The way of its own attempt, whoever has accounted for it.
     pub fn way(&self) -> Option<&Way> {
+        if !ROUTER.built {
+            return None;
+        }
         let pointer = self.attempt.load(Ordering::Acquire);
         // SAFETY: as above.
         unsafe { pointer.map_addr(|address| address & !MARKS).as_ref() }
@@ -457,6 +464,9 @@ impl Core {
 
     /// A lane has resolved a child. It answers for its parent, or hands over, or is let go of.
     pub fn child_has_ended(self: &Arc<Self>, batch: &Batch, member: usize) {
+        if !ROUTER.built {
+            return; // there are none
+        }
         let table = &self.table;
         let ticket = table.ticket_of(batch, member);
         let parent = batch.cold(member).hop.other.load(Ordering::Acquire);
