@@ -17,7 +17,7 @@ test-minimal: minimal onnxruntime ## the smallest library loads, runs a model, a
 	@$(OUT)/minimal
 	@nm -D --defined-only $(MINIMAL) | awk '{print $$3}' | sort | diff tests/abi/symbols.txt - \
 	    || { echo "the minimal library exports something else"; exit 1; }
-	@test $$(wc -c < $(MINIMAL)) -lt 2300000 || { echo "the minimal library has grown to 2.3 MB or more"; exit 1; }
+	@test $$(wc -c < $(MINIMAL)) -lt 1400000 || { echo "the minimal library has grown to 1.4 MB or more"; exit 1; }
 
 .PHONY: bench-footprint
 bench-footprint: release minimal onnxruntime ## sizes, time until an engine is there, memory at rest; half a minute
