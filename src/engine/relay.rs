@@ -464,15 +464,14 @@ impl Core {
 
     /// A lane has resolved a child. It answers for its parent, or hands over, or is let go of.
     pub fn child_has_ended(self: &Arc<Self>, batch: &Batch, member: usize) {
-        if !ROUTER.built {
-            return; // there are none
-        }
         let table = &self.table;
         let ticket = table.ticket_of(batch, member);
         let parent = batch.cold(member).hop.other.load(Ordering::Acquire);
         // SAFETY: the lane has noted down how it ended.
         let status = unsafe { outcome::ended_as(batch, member) };
-        let answers = match table.pin(parent).filter(|_| parent != 0) {
+        // Without routes there still are children without a parent: the requests that failed models are tried with.
+        let pinned = if ROUTER.built { table.pin(parent).filter(|_| parent != 0) } else { None };
+        let answers = match pinned {
             None => {
                 if parent == 0
                     && let Some(way) = batch.cold(member).hop.way()

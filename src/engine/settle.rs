@@ -8,7 +8,6 @@ use super::relay::is_retryable;
 use super::routes::Way;
 use crate::clock::now_ns;
 use crate::error::{Error, Status};
-use crate::features::ROUTER;
 use crate::router::{Bars, Tally};
 use crate::sync::Ordering;
 use smallvec::SmallVec;
@@ -71,9 +70,6 @@ impl<'a> Lane<'a> {
         let words = self.members.div_ceil(64);
         let mut settled =
             Settled { relayed: SmallVec::from_elem(0, words), children: SmallVec::from_elem(0, words) };
-        if !ROUTER.built {
-            return settled;
-        }
         let (failure, status) = match result {
             Ok(_) => (None, Status::Ok),
             Err(error) => (Some(error.message.as_str()), error.status),
@@ -119,9 +115,6 @@ impl<'a> Lane<'a> {
 
     /// The same for one member, which has run alone. True: somebody else resolves it.
     pub fn settle_alone(&self, member: usize, result: &Ran) -> bool {
-        if !ROUTER.built {
-            return false;
-        }
         let (failure, status) = match result {
             Ok(_) => (None, Status::Ok),
             Err(error) => (Some(error.message.as_str()), error.status),
