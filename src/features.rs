@@ -3,8 +3,6 @@
 //! Each is a constant that the compiler knows: exports and configuration refuse what is left out, and what nothing reaches
 //! any more is not in the library. The ABI stays as it is.
 
-use crate::error::{Error, Result, Status};
-
 /// A part, which a build has or not.
 pub struct Feature {
     /// The Cargo feature.
@@ -22,12 +20,7 @@ pub const ROUTER: Feature = Feature { name: "router", built: cfg!(feature = "rou
 pub const TUNING: Feature = Feature { name: "tuning", built: cfg!(feature = "tuning") };
 
 impl Feature {
-    /// Refuses a call that needs the part, if it is left out.
-    #[inline(always)]
-    pub fn require(&self) -> Result<()> {
-        if self.built { Ok(()) } else { Err(Error::new(Status::Unsupported, self.missing())) }
-    }
-
+    /// What whoever asks for the part is told, if it is left out.
     pub fn missing(&self) -> String {
         format!("this build of Blaze has no {} (the Cargo feature \"{}\")", self.name, self.name)
     }

@@ -190,18 +190,26 @@ impl EngineConfig {
             "metrics.histograms",
             "must be true unless tuning.mode is \"off\", which measures with them",
         )?;
-        if let Some(profile) = &config.profile {
+        if PROFILER.built
+            && let Some(profile) = &config.profile
+        {
             profile.check("profile.")?;
         }
-        config.repository.check()?;
+        if REPOSITORY.built {
+            config.repository.check()?;
+        }
         for (index, model) in config.models.iter().enumerate() {
             model.check(&format!("models[{index}]."))?;
         }
-        for (index, route) in config.routes.iter().enumerate() {
-            route.check(&format!("routes[{index}]."))?;
+        if ROUTER.built {
+            for (index, route) in config.routes.iter().enumerate() {
+                route.check(&format!("routes[{index}]."))?;
+            }
+            config.tenants.check("tenants.")?;
         }
-        config.tenants.check("tenants.")?;
-        config.tuning.check("tuning.")?;
+        if TUNING.built {
+            config.tuning.check("tuning.")?;
+        }
         Ok(config)
     }
 }

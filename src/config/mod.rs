@@ -103,6 +103,7 @@ fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
 }
 
 /// For fields of a part that a build may leave out: read as `read` says, or refused.
+#[inline(always)]
 fn part_of<'de, T, D: Deserializer<'de>>(
     feature: &Feature,
     deserializer: D,

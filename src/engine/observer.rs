@@ -8,6 +8,7 @@ use super::lifecycle::Core;
 use super::model::Model;
 use super::pictures::Mark;
 use crate::clock::now_ns;
+use crate::features::PROFILER;
 use crate::log::Field;
 use crate::metrics::Counts;
 use crate::platform;
@@ -201,7 +202,8 @@ impl Core {
             seen.read(self, now, gauges);
         }
         let rests = now.saturating_sub(seen.progress_ns) >= LINGER_NS && in_flight == 0;
-        if rests && !seen.rests {
+        // Only pictures are made of marks, and only profiles and advice of those.
+        if PROFILER.built && rests && !seen.rests {
             let mut last = Mark::new(self, seen, now);
             last.at_ns = seen.progress_ns;
             seen.last = Some(last);
@@ -275,6 +277,10 @@ impl Seen {
         if now.saturating_sub(self.old.at_ns) >= MARK_NS {
             let keys: Vec<usize> = models.iter().map(|(_, model)| model.traffic.key()).collect();
             self.sums.queued.retain(|key, _| keys.contains(key));
+            if !PROFILER.built {
+                self.old.at_ns = now;
+                return;
+            }
             let newest = Mark::new(core, self, now);
             self.older = std::mem::replace(&mut self.old, newest);
         }

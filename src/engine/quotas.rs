@@ -6,6 +6,7 @@ use super::model::Model;
 use super::routes::Route;
 use super::table::Table;
 use crate::error::{Error, Status};
+use crate::features::ROUTER;
 use crate::router::{Refusal, RefusalKind};
 use crate::sync::Ordering;
 
@@ -22,6 +23,9 @@ pub struct Quotas(pub u64);
 
 impl Quotas {
     fn tenant(self) -> Option<u32> {
+        if !ROUTER.built {
+            return None;
+        }
         ((self.0 >> TENANT) as u32).checked_sub(1)
     }
 

@@ -25,6 +25,7 @@ use super::routing::{Asks, Attempt};
 use super::table::{Pin, Table};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
+use crate::features::ROUTER;
 use crate::router::Attempts;
 use crate::sync::{AtomicPtr, AtomicU64, Mutex, Ordering, lock};
 use crate::tensor::{Buffer, Data, Shape};
@@ -106,6 +107,9 @@ impl Hop {
     }
 
     fn take_as(&self, marks: usize) -> Option<Taken<'_>> {
+        if !ROUTER.built {
+            return None;
+        }
         // Only the first one marks it: `LATE` does not come after the end.
         let unless_taken =
             |old: *mut Way| (old.addr() & TAKEN == 0).then(|| old.map_addr(|address| address | marks));
@@ -117,6 +121,9 @@ impl Hop {
 
     /// The way of its own attempt, whoever has accounted for it.
     pub fn way(&self) -> Option<&Way> {
+        if !ROUTER.built {
+            return None;
+        }
         let pointer = self.attempt.load(Ordering::Acquire);
         // SAFETY: as above.
         unsafe { pointer.map_addr(|address| address & !MARKS).as_ref() }
@@ -462,7 +469,9 @@ impl Core {
         let parent = batch.cold(member).hop.other.load(Ordering::Acquire);
         // SAFETY: the lane has noted down how it ended.
         let status = unsafe { outcome::ended_as(batch, member) };
-        let answers = match table.pin(parent).filter(|_| parent != 0) {
+        // Without routes there still are children without a parent: the requests that failed models are tried with.
+        let pinned = if ROUTER.built { table.pin(parent).filter(|_| parent != 0) } else { None };
+        let answers = match pinned {
             None => {
                 if parent == 0
                     && let Some(way) = batch.cold(member).hop.way()

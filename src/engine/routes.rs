@@ -309,12 +309,14 @@ impl Routes {
 
     /// Every route.
     pub fn all(&self) -> Vec<(ModelId, Arc<Plan>)> {
-        self.slots.all()
+        if ROUTER.built { self.slots.all() } else { Vec::new() }
     }
 
     /// Looks at every route. Takes no lock.
     pub fn each(&self, mut look: impl FnMut(&PlanPin<'_>)) {
-        self.slots.each(|_, pin| look(pin));
+        if ROUTER.built {
+            self.slots.each(|_, pin| look(pin));
+        }
     }
 
     pub fn is_empty(&self) -> bool {

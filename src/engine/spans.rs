@@ -16,6 +16,7 @@ use crate::backend::{self, Interrupt, Prepared};
 use crate::clock::now_ns;
 use crate::config::{ProfileLevel, ProfileMode};
 use crate::error::{Error, Result, Status};
+use crate::features::PROFILER;
 use crate::platform::thread_id;
 use crate::profile::recording::Rare;
 use crate::profile::{Kind, Recorder, Span};
@@ -59,7 +60,9 @@ impl Probe {
     /// Before a run in a batch's memory.
     #[inline]
     pub fn prepare(&self, prepared: &mut dyn Prepared) {
-        if let Some((prefix, written)) = &self.operators {
+        if PROFILER.built
+            && let Some((prefix, written)) = &self.operators
+        {
             written.set(prepared.profile(prefix));
         }
     }
@@ -72,7 +75,7 @@ impl Probe {
         inputs: &[Option<Tensor>],
         interrupt: &Interrupt,
     ) -> Result<Vec<Tensor>> {
-        match &self.operators {
+        match self.operators.as_ref().filter(|_| PROFILER.built) {
             None => backend.run(inputs, interrupt),
             Some((prefix, written)) => {
                 written.set(backend.has_profiles());
@@ -92,10 +95,11 @@ impl Probe {
     /// At the end of the batch, which the lane still holds.
     #[inline]
     pub fn end(&self, core: &Arc<Core>, model: &Model, batch: &Batch, members: usize) {
-        if self.recorded {
+        if PROFILER.built && self.recorded {
             core.table.spans.record_batch(core, model, batch, members);
         }
-        if let Some((prefix, written)) = &self.operators
+        if PROFILER.built
+            && let Some((prefix, written)) = &self.operators
             && written.get()
         {
             core.read_operators(model, prefix);

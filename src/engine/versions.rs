@@ -76,7 +76,7 @@ impl Versions {
     /// What there is to say about the repository; null, if the engine has none.
     pub fn report(&self) -> Value {
         let state = lock(&self.state);
-        if state.scans == 0 {
+        if !REPOSITORY.built || state.scans == 0 {
             return Value::Null;
         }
         let models: Vec<Value> = state
@@ -102,7 +102,8 @@ impl Versions {
     /// Whether a model of the repository has no version that works, or the directory cannot be read.
     pub fn is_in_trouble(&self) -> bool {
         let state = lock(&self.state);
-        state.error.is_some() || state.names.values().any(|name| name.serving.is_empty() && !name.held_off)
+        let unserved = |name: &Name| name.serving.is_empty() && !name.held_off;
+        REPOSITORY.built && (state.error.is_some() || state.names.values().any(unserved))
     }
 
     fn known(&self, name: &str) -> Name {
@@ -179,6 +180,9 @@ impl Core {
         let (Some(poll_ms), Some(0)) = (self.config.repository.poll_ms, self.config.threads) else {
             return false;
         };
+        if !REPOSITORY.built {
+            return false;
+        }
         let next = self.repository.next_scan_ns.load(Ordering::Relaxed);
         let now = now_ns();
         let after = now + u64::from(poll_ms) * 1_000_000;
@@ -384,7 +388,8 @@ impl Core {
         config: &ModelConfig,
         order: &Order<'_>,
     ) -> Result<Option<ModelId>> {
-        if config.path.is_some() || config.backend != "onnx" || self.config.repository.directory.is_none() {
+        let none = !REPOSITORY.built || self.config.repository.directory.is_none();
+        if none || config.path.is_some() || config.backend != "onnx" {
             return Ok(None);
         }
         if *config != ModelConfig::bare(&config.name, config.version) {
@@ -430,7 +435,9 @@ impl Core {
     /// Takes models out of the table that a handle stands for: one, or all versions of a name.
     pub fn take_out(&self, id: ModelId) -> Result<Vec<Arc<Model>>> {
         self.refuse_route(id)?;
-        if let Some(name) = self.models.follower(id) {
+        if REPOSITORY.built
+            && let Some(name) = self.models.follower(id)
+        {
             return Ok(self.take_out_name(&name));
         }
         // Also before its name is switched to it, when it can be found already.

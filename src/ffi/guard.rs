@@ -2,6 +2,7 @@
 
 use super::status::{blaze_error, blaze_status};
 use crate::error::{Error, Result, Status};
+use crate::features::Feature;
 use crate::panics::catch;
 use std::ffi::c_char;
 
@@ -19,6 +20,29 @@ pub unsafe fn guard(error: *mut blaze_error, work: impl FnOnce() -> Result<()>) 
             failure.status.code()
         }
     }
+}
+
+/// As `guard`, for an export of a part that a build may leave out: without it the export refuses, and `work` is not in the
+/// library. (The compiler would keep `work` after a `feature.require()?` in it: it does not see that an error made at run
+/// time is never taken for `Ok`.)
+///
+/// # Safety
+/// `error` is NULL or writable.
+#[inline(always)]
+pub unsafe fn guard_part(
+    feature: &'static Feature,
+    error: *mut blaze_error,
+    work: impl FnOnce() -> Result<()>,
+) -> blaze_status {
+    // SAFETY: promised by the caller.
+    unsafe { if feature.built { guard(error, work) } else { refuse(feature, error) } }
+}
+
+/// # Safety
+/// `error` is NULL or writable.
+unsafe fn refuse(feature: &'static Feature, error: *mut blaze_error) -> blaze_status {
+    // SAFETY: promised by the caller.
+    unsafe { guard(error, || Err(Error::new(Status::Unsupported, feature.missing()))) }
 }
 
 /// Runs an export that has no way to fail; a panic in it gives `otherwise`.

@@ -1,6 +1,6 @@
 //! Models: load, find, describe, unload.
 
-use super::guard::guard;
+use super::guard::{guard, guard_part};
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
 use super::read::{handle, output, reference, return_text, slice, string};
 use super::status::{blaze_error, blaze_status};
@@ -245,8 +245,7 @@ pub unsafe extern "C" fn blaze_repository_rescan(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            REPOSITORY.require()?;
+        guard_part(&REPOSITORY, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let Some(queue) = queue.as_ref() else { return engine.rescan().map(drop) };
             let ticket = engine.rescan_async(&queue.queue, user_data)?;

@@ -1,6 +1,6 @@
 //! Profiling: where the time of requests goes, operators, memory and loads.
 
-use super::guard::guard;
+use super::guard::guard_part;
 use super::handles::blaze_engine;
 use super::read::{handle, optional_string, return_text};
 use super::status::{blaze_error, blaze_status};
@@ -48,8 +48,7 @@ pub unsafe extern "C" fn blaze_profile_start(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            PROFILER.require()?;
+        guard_part(&PROFILER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let json = optional_string(json, "json")?.unwrap_or("{}");
             engine.profile_start(ProfileConfig::from_json(json)?);
@@ -71,12 +70,7 @@ pub unsafe extern "C" fn blaze_profile_stop(
     err: *mut blaze_error,
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
-    unsafe {
-        guard(err, || {
-            PROFILER.require()?;
-            handle(engine, "engine")?.engine.profile_stop()
-        })
-    }
+    unsafe { guard_part(&PROFILER, err, || handle(engine, "engine")?.engine.profile_stop()) }
 }
 
 /// Writes what was recorded, also while it is being recorded. Durations are in nanoseconds where a key says "ns", and
@@ -112,8 +106,7 @@ pub unsafe extern "C" fn blaze_profile_report(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            PROFILER.require()?;
+        guard_part(&PROFILER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let format = match format {
                 BLAZE_REPORT_JSON => Format::Json,

@@ -1,6 +1,6 @@
 //! Health, metrics and advice.
 
-use super::guard::guard;
+use super::guard::{guard, guard_part};
 use super::handles::blaze_engine;
 use super::read::{declared_size, handle, return_text, sized, write_sized};
 use super::status::blaze_status;
@@ -341,8 +341,7 @@ pub unsafe extern "C" fn blaze_advice_json(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            PROFILER.require()?;
+        guard_part(&PROFILER, std::ptr::null_mut(), || {
             let text = handle(engine, "engine")?.engine.advice_json();
             return_text(&text, buffer, capacity, needed)
         })

@@ -1,6 +1,6 @@
 //! Routes: names that stand for several models, their strategies, and tenants.
 
-use super::guard::guard;
+use super::guard::guard_part;
 use super::handles::{blaze_engine, blaze_model};
 use super::read::{handle, output, return_text, string};
 use super::status::{blaze_error, blaze_status};
@@ -58,8 +58,7 @@ pub unsafe extern "C" fn blaze_route_create(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, err, || {
             output(out, "out")?;
             let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
@@ -88,8 +87,7 @@ pub unsafe extern "C" fn blaze_route_update(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let config = RouteConfig::from_json(string(route_json, "route_json")?)?;
             engine.update_route(route, config)
@@ -109,10 +107,7 @@ pub unsafe extern "C" fn blaze_route_update(
 pub unsafe extern "C" fn blaze_route_destroy(engine: *mut blaze_engine, route: blaze_model) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            ROUTER.require()?;
-            handle(engine, "engine")?.engine.destroy_route(route)
-        })
+        guard_part(&ROUTER, std::ptr::null_mut(), || handle(engine, "engine")?.engine.destroy_route(route))
     }
 }
 
@@ -134,8 +129,7 @@ pub unsafe extern "C" fn blaze_route_target_add(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let target = TargetConfig::from_json(string(target_json, "target_json")?)?;
             engine.add_target(route, target)
@@ -159,8 +153,7 @@ pub unsafe extern "C" fn blaze_route_target_remove(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, std::ptr::null_mut(), || {
             handle(engine, "engine")?.engine.remove_target(route, string(model, "model")?)
         })
     }
@@ -185,8 +178,7 @@ pub unsafe extern "C" fn blaze_route_target_drain(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, std::ptr::null_mut(), || {
             let engine = &handle(engine, "engine")?.engine;
             if drain > 1 {
                 return Err(Error::new(Status::InvalidArgument, "drain: must be 0 or 1"));
@@ -219,8 +211,7 @@ pub unsafe extern "C" fn blaze_route_info(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, std::ptr::null_mut(), || {
             let text = handle(engine, "engine")?.engine.route_info(route)?;
             return_text(&text, buffer, capacity, needed)
         })
@@ -246,8 +237,7 @@ pub unsafe extern "C" fn blaze_tenant_set(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             engine.set_tenant(&TenantConfig::from_json(string(tenant_json, "tenant_json")?)?)
         })
@@ -368,8 +358,7 @@ pub unsafe extern "C" fn blaze_strategy_register(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            ROUTER.require()?;
+        guard_part(&ROUTER, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let name = string(name, "name")?;
             let pick = pick.ok_or_else(|| Error::new(Status::NullPointer, "pick is NULL"))?;

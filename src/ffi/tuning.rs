@@ -1,6 +1,6 @@
 //! Tuning: changing a model's settings while it works, searching the best ones, and what was learned.
 
-use super::guard::guard;
+use super::guard::{guard, guard_part};
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
 use super::read::{handle, return_text, string};
 use super::status::{blaze_error, blaze_status};
@@ -78,8 +78,7 @@ pub unsafe extern "C" fn blaze_tune(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(err, || {
-            TUNING.require()?;
+        guard_part(&TUNING, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let config = TuneConfig::from_json(string(json, "json")?)?;
             let Some(queue) = queue.as_ref() else { return engine.tune(&config).map(drop) };
@@ -113,8 +112,7 @@ pub unsafe extern "C" fn blaze_tune_report(
 ) -> blaze_status {
     // SAFETY: the header says what the pointers must be.
     unsafe {
-        guard(std::ptr::null_mut(), || {
-            TUNING.require()?;
+        guard_part(&TUNING, std::ptr::null_mut(), || {
             let text = handle(engine, "engine")?.engine.tune_report();
             return_text(&text, buffer, capacity, needed)
         })

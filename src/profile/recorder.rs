@@ -4,6 +4,7 @@
 use super::ring::Ring;
 use super::span::{Span, WORDS};
 use crate::config::{ProfileConfig, ProfileLevel, ProfileMode};
+use crate::features::PROFILER;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
@@ -54,7 +55,7 @@ impl Turns {
     #[inline]
     fn take(&self, now_ns: u64) -> bool {
         let due_ns = self.due_ns.load(Ordering::Relaxed);
-        now_ns >= due_ns && self.take_due(now_ns, due_ns)
+        PROFILER.built && now_ns >= due_ns && self.take_due(now_ns, due_ns)
     }
 
     #[cold]
@@ -139,7 +140,7 @@ impl Recorder {
     /// Whether anything is recorded.
     #[inline]
     pub fn runs(&self) -> bool {
-        self.how.load(Ordering::Relaxed) != 0
+        PROFILER.built && self.how.load(Ordering::Relaxed) != 0
     }
 
     pub fn level(&self) -> ProfileLevel {
@@ -155,7 +156,7 @@ impl Recorder {
     #[inline]
     pub fn records(&self, mode: ProfileMode) -> bool {
         let how = self.how.load(Ordering::Relaxed);
-        how != 0 && how & (bit(mode) | bit(ProfileMode::Combined)) != 0
+        PROFILER.built && how != 0 && how & (bit(mode) | bit(ProfileMode::Combined)) != 0
     }
 
     /// Begins, or goes on in another way. With `fresh`, what was recorded before is thrown away.

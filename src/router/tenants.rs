@@ -7,6 +7,7 @@ use super::limits::{Limits, Refusal};
 use super::random::mix;
 use crate::config::{LimitsConfig, TenantConfig, TenantsConfig};
 use crate::error::{Error, Result, Status};
+use crate::features::ROUTER;
 use crate::metrics::{Counter, Ended, OUTCOMES};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use std::collections::BTreeMap;
@@ -217,7 +218,7 @@ impl Tenants {
     /// Whether anything is said about tenants. If not, `find` finds nobody.
     #[inline]
     pub fn is_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
+        ROUTER.built && self.used.load(Ordering::Relaxed)
     }
 
     fn table(&self) -> &Table {

@@ -148,6 +148,9 @@ impl Drop for Entered<'_> {
 ///
 /// `thrower` is what ONNX Runtime's C++ library calls to throw `std::bad_alloc`, if it was found.
 pub fn register(environment: &Environment, thrower: Option<*mut c_void>) -> Result<(), ort::Error> {
+    // Where panics do not unwind, nothing does: a C++ exception would end the process here. Then the system's memory is taken for
+    // the moment, however much it is.
+    let thrower = thrower.filter(|_| cfg!(panic = "unwind"));
     THROWER.store(thrower.unwrap_or(ptr::null_mut()), Ordering::Relaxed);
     let api = ort::api();
     let mut info = ptr::null_mut();
