@@ -42,7 +42,7 @@ AARCH64_CPU   = neoverse-n1
 AARCH64_ROOT  = $(AARCH64_DIR)/root
 # All libraries are from the compiler's package: where Debian's libc6:arm64 is installed beside it, the emulated loader would
 # take the C library from there, and a loader and a C library of two versions hang in pthread_create.
-AARCH64_RUN   = timeout 600 qemu-aarch64 -cpu $(AARCH64_CPU) -L $(AARCH64_ROOT) -E LD_LIBRARY_PATH="$$libraries"
+AARCH64_RUN   = timeout -k 5 600 qemu-aarch64 -cpu $(AARCH64_CPU) -L $(AARCH64_ROOT) -E LD_LIBRARY_PATH="$$libraries"
 
 .PHONY: test-aarch64
 test-aarch64: cross-aarch64 ## run C tests and an example for aarch64 under qemu
