@@ -182,8 +182,10 @@ pub struct Batch {
     shapes: Box<[AtomicI64]>,
     phase: AtomicU32,
     pub level: AtomicU32,
-    /// The earliest deadline of its members.
+    /// The earliest deadline of its members that are written and not resolved, for who looks through all batches.
     pub deadline_ns: AtomicU64,
+    /// The earliest deadline that any member ever had, for its lane: there before the member is written.
+    pub first_deadline_ns: AtomicU64,
     pub interrupt: Interrupt,
     /// It has routed members.
     routed: AtomicBool,
@@ -250,6 +252,7 @@ impl Batch {
             phase: AtomicU32::new(Phase::Free as u32),
             level: AtomicU32::new(0),
             deadline_ns: AtomicU64::new(u64::MAX),
+            first_deadline_ns: AtomicU64::new(u64::MAX),
             interrupt: Interrupt::new(),
             routed: AtomicBool::new(false),
             moving: Mutex::new(()),
@@ -287,6 +290,7 @@ impl Batch {
         }
         self.level.store(level as u32, Ordering::Relaxed);
         self.deadline_ns.store(u64::MAX, Ordering::Relaxed);
+        self.first_deadline_ns.store(u64::MAX, Ordering::Relaxed);
         self.interrupt.lower();
         self.routed.store(false, Ordering::Relaxed);
         self.probe.store(0, Ordering::Relaxed);

@@ -71,9 +71,7 @@ pub struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     fn work(&mut self) {
-        if self.taken_ns >= self.batch.deadline_ns.load(Ordering::SeqCst) {
-            self.core.table.expire(self.taken_ns);
-        }
+        self.expire(self.taken_ns);
         self.take_lent();
         if self.leave_out_resolved() == 0 {
             return self.finish(
@@ -105,6 +103,14 @@ impl<'a> Lane<'a> {
             Err(error) => self.record_outcome(Some(error)),
         }
         self.finish(result, started_ns, ended_ns);
+    }
+
+    /// Resolves what is overdue, in this batch and elsewhere, if anything is in this batch.
+    fn expire(&self, now: u64) {
+        if now >= self.batch.first_deadline_ns.load(Ordering::SeqCst) {
+            self.core.table.expire_batch(self.batch.index, now);
+            self.core.table.expire(now);
+        }
     }
 
     /// Takes memory that the request lends, unless it was resolved before.
@@ -320,9 +326,7 @@ impl<'a> Lane<'a> {
     fn finish_alone(&self, member: usize, result: Ran) {
         let (batch, table) = (self.batch, &self.core.table);
         let _publishing = table.publishing();
-        if now_ns() >= batch.deadline_ns.load(Ordering::SeqCst) {
-            table.expire(now_ns());
-        }
+        self.expire(now_ns());
         // SAFETY: written, and held by the lane; queues live as long as the table.
         let request = unsafe { batch.request(member) };
         let routed = request.flags.routed || request.flags.child;
@@ -394,9 +398,7 @@ impl<'a> Lane<'a> {
         batch.set_phase(Phase::Finishing);
         let now = ended_ns.max(started_ns);
         // Without threads nobody looked at the clock during the run: what is overdue has expired all the same.
-        if now >= batch.deadline_ns.load(Ordering::SeqCst) {
-            table.expire(now);
-        }
+        self.expire(now);
         let settled = if batch.has_routed() { self.settle(&result) } else { Settled::default() };
         let batch_status = self.note(result, started_ns, now);
         let (mut newly, mut children) = (0, Marked::new());

@@ -160,6 +160,7 @@ impl Core {
             // Once it is written it may be run, answered and released at any time, and its batch freed: a hold of this
             // thread's own keeps it.
             self.table.slot(seat.index).life().hold(None);
+            batch.first_deadline_ns.fetch_min(description.deadline_ns, Ordering::SeqCst);
             batch.written.set(seat.member);
             self.note_deadline(batch, description.deadline_ns);
             self.table.let_go(seat.index, 1);
@@ -216,6 +217,7 @@ impl Core {
             };
         batch.written.set(0);
         if description.deadline_ns != 0 {
+            batch.first_deadline_ns.store(description.deadline_ns, Ordering::SeqCst);
             self.note_deadline(batch, description.deadline_ns);
         }
         drop((pin, held));
@@ -298,6 +300,7 @@ impl Core {
         let Placed { seat, batch, .. } = placed;
         batch.written.set(0);
         if description.deadline_ns != 0 {
+            batch.first_deadline_ns.store(description.deadline_ns, Ordering::SeqCst);
             self.note_deadline(batch, description.deadline_ns);
         }
         Ok((ticket(seat.generation, seat.index, 0), seat.index))

@@ -24,6 +24,7 @@ use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, OnceLock};
 
+mod deadlines;
 mod holding;
 mod unresolved;
 
@@ -459,53 +460,6 @@ impl Table {
     pub fn publishing(&self) -> Publishing<'_> {
         self.publishing.fetch_add(1, Ordering::SeqCst);
         Publishing(self)
-    }
-
-    /// Resolves what is overdue. Returns when to look again.
-    pub fn expire(&self, now: u64) -> u64 {
-        if now < self.next_deadline_ns.load(Ordering::SeqCst) {
-            return self.next_deadline_ns.load(Ordering::SeqCst);
-        }
-        self.next_deadline_ns.swap(u64::MAX, Ordering::SeqCst);
-        self.each(|pin| {
-            if pin.deadline_ns.load(Ordering::SeqCst) == u64::MAX {
-                return;
-            }
-            // Members that come later lower it again.
-            pin.deadline_ns.swap(u64::MAX, Ordering::SeqCst);
-            let mut earliest = u64::MAX;
-            for member in 0..self.slot(pin.index).claims.counts().members {
-                if !pin.written.is_set(member) || pin.resolved.is_set(member) {
-                    continue;
-                }
-                // SAFETY: written, and held.
-                match unsafe { pin.request(member).deadline_ns } {
-                    0 => (),
-                    deadline if deadline <= now => {
-                        self.resolve_member(pin, member, Status::Expired);
-                    }
-                    deadline => earliest = earliest.min(deadline),
-                }
-            }
-            self.lower_deadline(pin, earliest);
-        });
-        self.next_deadline_ns.load(Ordering::SeqCst)
-    }
-
-    /// Takes note of a member's deadline; the member must be marked as written before.
-    pub fn lower_deadline(&self, batch: &Batch, deadline_ns: u64) {
-        if deadline_ns < batch.deadline_ns.load(Ordering::SeqCst) {
-            batch.deadline_ns.fetch_min(deadline_ns, Ordering::SeqCst);
-        }
-        if deadline_ns < self.next_deadline_ns.load(Ordering::SeqCst) {
-            self.next_deadline_ns.fetch_min(deadline_ns, Ordering::SeqCst);
-            self.keeper.ring();
-        }
-    }
-
-    /// The earliest deadline; `u64::MAX`: none.
-    pub fn next_deadline_ns(&self) -> u64 {
-        self.next_deadline_ns.load(Ordering::SeqCst)
     }
 
     // ---- the end

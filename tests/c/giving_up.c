@@ -187,8 +187,9 @@ static void deadlines_expire_in_their_own_order(void) {
 /* A deadline in the past is no error of submit's: there is one event, and it says so. Nothing runs. */
 static void a_deadline_that_is_past_expires_the_request(void) {
     struct rig rig = rig_up(NULL, "", "");
+    const int requests = getenv("BLAZE_SHORT") ? 100 : 4000; /* a lane that waits for one may be quick to take it */
     sleep_ns(MILLISECOND); /* the clock may have started just now */
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < requests; i++) {
         struct call call;
         simple_call(&call, rig.model)->deadline_ns = i % 2 ? 1 : blaze_now_ns() - 1;
         call.request.flags = i % 4 < 2 ? BLAZE_REQUEST_BORROW : 0;
@@ -201,7 +202,7 @@ static void a_deadline_that_is_past_expires_the_request(void) {
     }
     blaze_metrics_info metrics = BLAZE_METRICS_INFO_INIT;
     CHECK_STATUS(blaze_metrics(rig.engine, &metrics), OK);
-    CHECK_INT(metrics.requests_expired, 50);
+    CHECK_INT(metrics.requests_expired, requests);
     CHECK_INT(metrics.batches, 0);
     rig_down(&rig);
 }
