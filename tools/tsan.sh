@@ -5,7 +5,7 @@
 # is not seen, and most of what is reported is none. So its source is needed (-Zbuild-std), of the very version of the compiler:
 # - a nightly toolchain with rust-src, from rustup;
 # - or Debian's rustc-web, cargo-web and rust-web-src, which come without ThreadSanitizer's runtime library: that of a toolchain of
-#   rustup's, of about the same age, is linked in its place.
+#   rustup's, of about the same age, takes its place.
 set -eu
 
 root=$PWD
@@ -18,7 +18,11 @@ if cargo +nightly --version > /dev/null 2>&1 && test -e "$(rustc +nightly --prin
 elif test -e /usr/lib/rustlib/src/rust/library/std && test -x /usr/bin/cargo; then
     runtime=$(find "$(rustc --print sysroot)/lib/rustlib/$host/lib" -name 'librustc-*_rt.tsan.a' | head -n 1)
     test -n "$runtime" || { echo "tsan: there is no librustc-*_rt.tsan.a"; exit 1; }
-    flags="$flags -Zexternal-clangrt -Clink-arg=-Wl,--whole-archive,$runtime,--no-whole-archive -Clink-arg=-lc -Clink-arg=-Wl,--export-dynamic"
+    sysroot=$root/target/tsan/sysroot
+    mkdir -p "$sysroot/lib/rustlib/$host/lib"
+    ln -sf "$runtime" "$sysroot/lib/rustlib/$host/lib/librustc-stable_rt.tsan.a"
+    ln -sfn /usr/lib/rustlib/src "$sysroot/lib/rustlib/src"
+    flags="$flags --sysroot=$sysroot"
     RUSTC=/usr/bin/rustc cargo=/usr/bin/cargo
     export RUSTC
 else
@@ -27,7 +31,7 @@ else
 fi
 
 # Without `governor`, which only unit tests use: a dependency of its (hashbrown) has a feature "alloc" that takes the standard
-# library's parts for others' when those are built, too. And without the C library, which the runtime is not made to be part of.
+# library's parts for others' when those are built, too. And without the C library, of which the runtime is not made to be part.
 mkdir -p "$tree"
 for part in src tests benches include build.rs cbindgen.toml models; do ln -sfn "$root/$part" "$tree/$part"; done
 sed '/^governor/d; s/^crate-type.*/crate-type = ["rlib"]/' Cargo.toml > "$tree/Cargo.toml"
