@@ -29,7 +29,10 @@ impl Jobs {
             return Ok(());
         }
         let mut threads = lock(&self.threads);
-        threads.retain(|thread| !thread.is_finished());
+        // Those that have ended are waited for, though there is little left of them: no thread is to outlive its engine.
+        for ended in threads.extract_if(.., |thread| thread.is_finished()) {
+            let _ = ended.join();
+        }
         // A thread that cannot be started drops its closure, and the job must not be lost with it.
         let job = Arc::new(Mutex::new(Some(job)));
         let taken = Arc::clone(&job);
