@@ -31,10 +31,10 @@ else
 fi
 
 # Without `governor`, which only unit tests use: a dependency of its (hashbrown) has a feature "alloc" that takes the standard
-# library's parts for others' when those are built, too. And without the C library, of which the runtime is not made to be part.
+# library's parts for others' when those are built, too. Without what else other tests need, which takes long to build. And without the C library, of which the runtime is not made to be part.
 mkdir -p "$tree"
 for part in src tests benches include build.rs cbindgen.toml models; do ln -sfn "$root/$part" "$tree/$part"; done
-sed '/^governor/d; s/^crate-type.*/crate-type = ["rlib"]/' Cargo.toml > "$tree/Cargo.toml"
+sed '/^governor/d; /^loom/d; /^cbindgen/d; s/^crate-type.*/crate-type = ["rlib"]/' Cargo.toml > "$tree/Cargo.toml"
 cp Cargo.lock "$tree/"
 
 tests=
