@@ -433,13 +433,12 @@ impl OnnxModel {
         };
         drop(hook);
         check(status).map_err(|e| failed(&e))?;
-        let is_lent = |data| inputs.iter().flatten().any(|tensor| tensor.bytes().as_ptr_range().contains(&data));
+        let is_lent =
+            |data| inputs.iter().flatten().any(|tensor| tensor.bytes().as_ptr_range().contains(&data));
         let pool = self.shared().account.pool();
         // Every pointer is taken over, also after an error, so that none leaks.
-        let tensors: Vec<Result<Tensor>> = outputs
-            .into_iter()
-            .map(|pointer| Value::into_tensor(pointer, &inner, pool, is_lent))
-            .collect();
+        let tensors: Vec<Result<Tensor>> =
+            outputs.into_iter().map(|pointer| Value::into_tensor(pointer, &inner, pool, is_lent)).collect();
         tensors.into_iter().collect()
     }
 }
