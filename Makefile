@@ -135,7 +135,7 @@ test-c-valgrind: $(C_TESTS:%=$(OUT)/test_%) ## run the C tests under valgrind
 .PHONY: $(C_TESTS:%=valgrind_%)
 $(C_TESTS:%=valgrind_%): valgrind_%:
 	@echo "== $* (valgrind)"
-	@BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+	@BLAZE_SHORT=1 valgrind -q --fair-sched=try --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
 	    --suppressions=tests/c/valgrind.supp $(OUT)/test_$* $(SHORT_$*)
 
 # How much of the long tests to run under valgrind, which is some thirty times slower.
