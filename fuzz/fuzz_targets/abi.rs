@@ -3,7 +3,8 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use blaze_fuzz::host::{Call, Host};
+use blaze_fuzz::calls::Call;
+use blaze_fuzz::host::Host;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]

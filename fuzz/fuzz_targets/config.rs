@@ -57,7 +57,9 @@ fuzz_target!(|data: &[u8]| {
                 let status = blaze_route_create(engine, text.as_ptr(), &mut route, &mut error);
                 check(status, &error);
                 if status == BLAZE_STATUS_OK {
-                    let info = blaze_fuzz::text(|to, room, needed| blaze_route_info(engine, route, to, room, needed));
+                    let info = blaze_fuzz::text(|to, room, needed| {
+                        blaze_route_info(engine, route, to, room, needed)
+                    });
                     serde_json::from_str::<serde_json::Value>(&info.expect("a text")).expect("JSON");
                     let again = blaze_route_update(engine, route, text.as_ptr(), &mut error);
                     assert_eq!(again, BLAZE_STATUS_OK);

@@ -45,7 +45,21 @@ enum What<'a> {
 }
 
 const NAMES: [&str; 16] = [
-    "a", "b", "1", "2", "3", "4294967295", "4294967296", "01", "-1", ".hidden", "a:1", "ä", "model.json", "..", ".",
+    "a",
+    "b",
+    "1",
+    "2",
+    "3",
+    "4294967295",
+    "4294967296",
+    "01",
+    "-1",
+    ".hidden",
+    "a:1",
+    "ä",
+    "model.json",
+    "..",
+    ".",
     "a b",
 ];
 const LINKS: [&str; 8] = [".", "..", "a", "../a", "1", "../1", "model.json", "nowhere"];
@@ -83,7 +97,10 @@ fn write(root: &Path, entry: &Entry<'_>) -> Option<()> {
     match &entry.what {
         What::Directory => fs::create_dir_all(&path).ok(),
         What::Mock(keys) => {
-            let json = format!(r#"{{"backend": "mock", "warmup": false{}{keys}}}"#, if keys.is_empty() { "" } else { "," });
+            let json = format!(
+                r#"{{"backend": "mock", "warmup": false{}{keys}}}"#,
+                if keys.is_empty() { "" } else { "," }
+            );
             put("model.json", json.as_bytes())
         }
         What::Settings(bytes) => put("model.json", bytes),
@@ -122,7 +139,12 @@ fn takes_long(config: &blaze::config::ModelConfig) -> bool {
     mock.latency_us > 100
         || mock.load_latency_us > 100
         || mock.faults.iter().any(|fault| {
-            matches!(fault.kind, blaze::config::FaultKind::Hang | blaze::config::FaultKind::Slow | blaze::config::FaultKind::LoadPanic)
+            matches!(
+                fault.kind,
+                blaze::config::FaultKind::Hang
+                    | blaze::config::FaultKind::Slow
+                    | blaze::config::FaultKind::LoadPanic
+            )
         })
         || mock.inputs.iter().chain(&mock.outputs).any(large)
 }
@@ -159,34 +181,36 @@ fuzz_target!(|repository: Repository<'_>| {
         write(&root, entry);
     }
     let quick = scan(&root);
-    let quick = quick && {
-        let config = c_string(
+    let quick = quick
+        && {
+            let config = c_string(
             format!(
                 r#"{{"threads": 0, "memory": {{"budget_bytes": 67108864, "tune_heap": false}}, "repository": {{"directory": {}}}}}"#,
                 serde_json::Value::from(root.to_str().expect("a path in UTF-8"))
             )
             .as_bytes(),
         );
-        if let Ok(engine) = engine(&config) {
-            for entry in &repository.then {
-                write(&root, entry);
-            }
-            // SAFETY: all pointers are valid during the calls.
-            unsafe {
-                if scan(&root) {
-                    let mut error = no_error();
-                    let status = blaze_repository_rescan(engine, null_mut(), 0, null_mut(), &mut error);
-                    check(status, &error);
+            if let Ok(engine) = engine(&config) {
+                for entry in &repository.then {
+                    write(&root, entry);
                 }
-                let health = text(|to, room, needed| blaze_health_json(engine, to, room, needed)).expect("a text");
-                serde_json::from_str::<serde_json::Value>(&health).expect("JSON");
-                text(|to, room, needed| {
-                    blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, to, room, needed)
-                });
-                blaze_engine_destroy(engine);
+                // SAFETY: all pointers are valid during the calls.
+                unsafe {
+                    if scan(&root) {
+                        let mut error = no_error();
+                        let status = blaze_repository_rescan(engine, null_mut(), 0, null_mut(), &mut error);
+                        check(status, &error);
+                    }
+                    let health =
+                        text(|to, room, needed| blaze_health_json(engine, to, room, needed)).expect("a text");
+                    serde_json::from_str::<serde_json::Value>(&health).expect("JSON");
+                    text(|to, room, needed| {
+                        blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, to, room, needed)
+                    });
+                    blaze_engine_destroy(engine);
+                }
             }
-        }
-        true
-    };
+            true
+        };
     std::hint::black_box(quick);
 });

@@ -14,7 +14,8 @@ const MOST_ELEMENTS: i64 = 1 << 16;
 fn host() -> *mut blaze_engine {
     static HOST: OnceLock<usize> = OnceLock::new();
     let engine = *HOST.get_or_init(|| {
-        let config = cr#"{"threads": 1, "memory": {"budget_bytes": 268435456, "pool_bytes": 0, "tune_heap": false}}"#;
+        let config =
+            cr#"{"threads": 1, "memory": {"budget_bytes": 268435456, "pool_bytes": 0, "tune_heap": false}}"#;
         engine(config).expect("an engine") as usize
     });
     engine as *mut blaze_engine
@@ -62,7 +63,8 @@ fuzz_target!(|data: &[u8]| {
         if status != BLAZE_STATUS_OK {
             return;
         }
-        let info = text(|to, room, needed| blaze_model_info(engine, model, to, room, needed)).expect("a text");
+        let info =
+            text(|to, room, needed| blaze_model_info(engine, model, to, room, needed)).expect("a text");
         let info = serde_json::from_str(&info).expect("JSON");
         if let Some(inputs) = request(&info) {
             let tensors: Vec<blaze_tensor> = inputs

@@ -1,5 +1,7 @@
 //! A host of one engine that calls whatever a program says, within what the header allows, and counts what comes of it.
 
+use crate::calls::{Call, Work};
+use crate::texts::*;
 use crate::*;
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
@@ -7,65 +9,6 @@ use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Models to load, and what may be wrong with them.
-pub const MODELS: [&CStr; 16] = [
-    cr#"{"name": "m", "backend": "mock"}"#,
-    cr#"{"name": "m", "version": 2, "backend": "mock", "mock": {"compute": "echo"}}"#,
-    cr#"{"name": "slow", "backend": "mock", "lanes": 2, "mock": {"latency_us": 200}, "batching": {"max_rows": 4, "max_delay_us": 500}}"#,
-    cr#"{"name": "bad", "backend": "mock", "mock": {"faults": [{"kind": "error", "every": 2}]}}"#,
-    cr#"{"name": "oom", "backend": "mock", "mock": {"faults": [{"kind": "out_of_memory", "every": 2}]}}"#,
-    cr#"{"name": "lost", "backend": "mock", "mock": {"faults": [{"kind": "device_lost", "after": 1}]}}"#,
-    cr#"{"name": "panic", "backend": "mock", "mock": {"faults": [{"kind": "panic", "every": 3}]}}"#,
-    cr#"{"name": "noload", "backend": "mock", "mock": {"faults": [{"kind": "load_error"}]}}"#,
-    cr#"{"name": "echo", "backend": "mock", "mock": {"compute": "echo", "inputs": [{"name": "a", "dtype": "i64", "shape": ["n", "k"]}], "outputs": [{"name": "b", "dtype": "i64", "shape": ["n", "k"]}]}, "batching": {"axes": {"k": {"buckets": [2, 8]}}, "buckets": [1, 4], "max_rows": 4}}"#,
-    cr#"{"name": "pair", "backend": "mock", "mock": {"inputs": [{"name": "a", "shape": ["n", 4]}, {"name": "b", "dtype": "u8", "shape": ["n"]}]}}"#,
-    cr#"{"name": "big", "backend": "mock", "mock": {"memory_bytes": 40000000}}"#,
-    cr#"{"name": "alone", "backend": "mock", "batching": {"max_rows": 1}, "progress": true, "limits": {"concurrency": 2}}"#,
-    cr#"{"name": "tiny", "path": "tests/models/tiny.onnx"}"#,
-    cr#"{"name": "none", "path": "tests/models/nowhere.onnx"}"#,
-    cr#"{"name": "", "backend": "mock"}"#,
-    // Last: only where a run can be interrupted.
-    cr#"{"name": "hang", "backend": "mock", "warmup": false, "recovery": false, "mock": {"faults": [{"kind": "hang", "every": 2}]}}"#,
-];
-const NAMES: [&CStr; 12] = [
-    c"m", c"m:1", c"m:2", c"slow", c"echo", c"pair", c"tiny", c"r", c"m:0", c"m:99999999999", c"", c"\xff",
-];
-const ROUTES: [&CStr; 6] = [
-    cr#"{"name": "r", "targets": [{"model": "m"}, {"model": "slow"}, {"model": "bad"}]}"#,
-    cr#"{"name": "r", "strategy": "adaptive", "targets": [{"model": "bad", "tier": 1}, {"model": "m"}], "retry": {"attempts": 4}}"#,
-    cr#"{"name": "s", "strategy": "consistent_hash", "hash_on": "key", "targets": [{"model": "panic"}, {"model": "lost"}], "hedge": {"quantile": 0.5, "minimum_ms": 0}}"#,
-    cr#"{"name": "s", "strategy": "first", "sticky": {"enabled": true, "capacity": 2}, "targets": [{"model": "m", "concurrency": 1}], "limits": {"concurrency": 1, "waiting": 4}}"#,
-    cr#"{"name": "m"}"#,
-    cr#"{"name": "t", "targets": [{"model": "r"}]}"#,
-];
-const TARGETS: [&CStr; 4] =
-    [cr#"{"model": "m:2"}"#, cr#"{"model": "echo"}"#, cr#"{"model": "m", "weight": 7}"#, cr#"{"model": 1}"#];
-const TENANTS: [&CStr; 4] = [
-    cr#"{"id": 1, "weight": 3}"#,
-    cr#"{"id": 2, "class": "gold", "limits": {"requests_per_second": 5, "burst": 2}}"#,
-    cr#"{"id": 3, "limits": {"concurrency": 1}}"#,
-    cr#"{"id": 0}"#,
-];
-const CHANGES: [&CStr; 4] = [
-    cr#"{"batching": {"max_rows": 3}}"#,
-    cr#"{"lanes": 3}"#,
-    cr#"{"intra_op_threads": 2}"#,
-    cr#"{"batching": {"max_delay_us": 0}, "lanes": 1}"#,
-];
-const LOGS: [&CStr; 4] = [
-    cr#"{"level": "trace", "target": "callback"}"#,
-    cr#"{"level": "debug", "target": "callback", "rate": {"per_second": 3}}"#,
-    cr#"{"level": "off"}"#,
-    cr#"{"level": 3}"#,
-];
-const PROFILES: [&CStr; 4] = [
-    cr#"{"level": "debug", "spans": 1024}"#,
-    cr#"{}"#,
-    cr#"{"level": "detailed", "modes": ["cpu", "memory"], "sample": 1}"#,
-    cr#"{"modes": ["x"]}"#,
-];
-const TUNE: &CStr =
-    cr#"{"model": "m", "max_rows": [1, 2], "max_delay_us": [0], "lanes": [1], "in_flight": 2, "seconds_per_point": 0.01}"#;
 /// Sizes that a struct may say it has. Each has as many bytes behind it.
 const SIZES: [u32; 8] = [0, 1, 4, 40, 64, 200, 4096, u32::MAX];
 const TINY: &[u8] = include_bytes!("../../tests/models/tiny.onnx");
@@ -75,68 +18,6 @@ const TINY: &[u8] = include_bytes!("../../tests/models/tiny.onnx");
 struct Roomy<T: Copy> {
     value: T,
     rest: [u8; 4096],
-}
-
-/// What a request has in it.
-#[derive(arbitrary::Arbitrary, Clone, Copy, Debug)]
-pub struct Work {
-    pub model: u8,
-    pub rows: u8,
-    pub columns: u8,
-    pub dtype: u8,
-    pub borrow: bool,
-    pub buffer: u8,
-    pub priority: i8,
-    pub deadline: u8,
-    pub tenant: u8,
-    pub session: u8,
-    /// Which place is wrong, and how; mostly none.
-    pub wrong: u8,
-    pub how: u32,
-}
-
-/// One call.
-#[derive(arbitrary::Arbitrary, Clone, Copy, Debug)]
-pub enum Call {
-    Submit(Work, u8),
-    SubmitMany(Work, u8, u8),
-    Infer(Work, u8),
-    Poll { queue: u8, room: u8, stride: u8 },
-    Wait { queue: u8, room: u8, wait: u8 },
-    Output { event: u8, index: u8, size: u8 },
-    Release { event: u8, how: u8 },
-    Cancel(u8),
-    Load(u8),
-    LoadAsync(u8, u8),
-    LoadMemory { cut: u16 },
-    Unload { model: u8, queue: u8 },
-    Find(u8),
-    Info(u8),
-    Text { what: u8, format: u8 },
-    Health(u8),
-    Log(u8),
-    LogCallback(bool),
-    Profile(u8),
-    ProfileStop,
-    Budget(u32),
-    Trim,
-    RouteCreate(u8),
-    RouteUpdate(u8, u8),
-    RouteDestroy(u8),
-    TargetAdd(u8, u8),
-    TargetRemove(u8, u8),
-    TargetDrain(u8, u8, u8),
-    Tenant(u8),
-    Strategy,
-    Configure(u8, u8),
-    Tune(u8),
-    Rescan(u8),
-    Pump(u8),
-    Descriptor(u8),
-    QueueCreate(u32),
-    QueueDestroy(u8),
-    Shutdown(u8),
-    Null(u8),
 }
 
 /// An engine, its queues, and what is known of its tickets.
@@ -259,7 +140,11 @@ impl Host {
         }
         self.ended.fetch_add(1, Ordering::SeqCst);
         if event.user_data != 0 {
-            assert!(self.seen.lock().unwrap().insert(event.user_data), "a second terminal event: {}", event.user_data);
+            assert!(
+                self.seen.lock().unwrap().insert(event.user_data),
+                "a second terminal event: {}",
+                event.user_data
+            );
         }
         if event.status == BLAZE_STATUS_OK && event.model != 0 {
             self.models.lock().unwrap().push(event.model);
@@ -297,7 +182,8 @@ impl Host {
     /// A request, which may be wrong in one place, handed to `send`.
     fn with_request(&self, work: Work, send: impl FnOnce(&blaze_request) -> blaze_status) -> blaze_status {
         let dtype = [1, 1, 1, 1, 7, 2, 8, 24][usize::from(work.dtype) % 8];
-        let shape = [i64::from(work.rows % 6), i64::from(if work.columns % 4 == 0 { 4 } else { work.columns % 9 })];
+        let shape =
+            [i64::from(work.rows % 6), i64::from(if work.columns % 4 == 0 { 4 } else { work.columns % 9 })];
         let bits = blaze::tensor::DType::from_code(dtype).map_or(0, |dtype| dtype.bits());
         let mut bytes = (shape[0] * shape[1]) as usize * bits / 8;
         if dtype == BLAZE_DTYPE_STRING {
@@ -398,8 +284,9 @@ impl Host {
                 Call::Infer(work, timeout) => {
                     let timeout = [0, 1000, 100_000, 3_000_000][usize::from(timeout) % 4];
                     let mut event = new_event();
-                    let status =
-                        self.with_request(work, |request| blaze_infer(engine, request, timeout, &mut event, &mut error));
+                    let status = self.with_request(work, |request| {
+                        blaze_infer(engine, request, timeout, &mut event, &mut error)
+                    });
                     if status == BLAZE_STATUS_OK {
                         held.push(event);
                     } else if status != BLAZE_STATUS_INTERNAL {
@@ -408,7 +295,11 @@ impl Host {
                 }
                 Call::Poll { queue, room, stride } => {
                     let mut events = [new_event(); 16];
-                    let stride = if stride > 8 { size_of::<blaze_event>() } else { SIZES[usize::from(stride) % 8] as usize };
+                    let stride = if stride > 8 {
+                        size_of::<blaze_event>()
+                    } else {
+                        SIZES[usize::from(stride) % 8] as usize
+                    };
                     let room = if stride == size_of::<blaze_event>() { u32::from(room % 17) } else { 0 };
                     let count = blaze_poll(self.queue(queue), events.as_mut_ptr(), stride, room);
                     self.take(&events[..count as usize], held);
@@ -417,7 +308,13 @@ impl Host {
                     let mut events = [new_event(); 16];
                     let wait = u64::from(wait % 8) * 100_000;
                     let room = u32::from(room % 17);
-                    let count = blaze_wait(self.queue(queue), events.as_mut_ptr(), size_of::<blaze_event>(), room, wait);
+                    let count = blaze_wait(
+                        self.queue(queue),
+                        events.as_mut_ptr(),
+                        size_of::<blaze_event>(),
+                        room,
+                        wait,
+                    );
                     self.take(&events[..count as usize], held);
                 }
                 Call::Output { event, index, size } => {
@@ -466,14 +363,28 @@ impl Host {
                     }
                     let json = MODELS[index].as_ptr();
                     let data = self.user_data();
-                    let status = blaze_model_load_async(engine, json, self.queue(queue), data, &mut ticket, &mut error);
+                    let status = blaze_model_load_async(
+                        engine,
+                        json,
+                        self.queue(queue),
+                        data,
+                        &mut ticket,
+                        &mut error,
+                    );
                     check(status, &error);
                     self.promise(status, ticket);
                 }
                 Call::LoadMemory { cut } => {
                     let size = if cut % 8 == 0 { usize::from(cut).min(TINY.len()) } else { TINY.len() };
                     let json = cr#"{"name": "memory", "batching": {"max_rows": 4}}"#.as_ptr();
-                    let status = blaze_model_load_memory(engine, json, TINY.as_ptr().cast(), size, &mut model, &mut error);
+                    let status = blaze_model_load_memory(
+                        engine,
+                        json,
+                        TINY.as_ptr().cast(),
+                        size,
+                        &mut model,
+                        &mut error,
+                    );
                     check(status, &error);
                     if status == BLAZE_STATUS_OK {
                         self.models.lock().unwrap().push(model);
@@ -497,8 +408,12 @@ impl Host {
                     }
                 }
                 Call::Info(model) => {
-                    json(text(|to, room, needed| blaze_model_info(engine, self.model(model), to, room, needed)));
-                    json(text(|to, room, needed| blaze_route_info(engine, self.model(model), to, room, needed)));
+                    json(text(|to, room, needed| {
+                        blaze_model_info(engine, self.model(model), to, room, needed)
+                    }));
+                    json(text(|to, room, needed| {
+                        blaze_route_info(engine, self.model(model), to, room, needed)
+                    }));
                 }
                 Call::Text { what, format } => {
                     let format = u32::from(format % 5);
@@ -522,28 +437,37 @@ impl Host {
                     }
                 }
                 Call::Health(size) => {
-                    let mut health = Roomy { value: std::mem::zeroed::<blaze_health_info>(), rest: [0; 4096] };
-                    let mut metrics = Roomy { value: std::mem::zeroed::<blaze_metrics_info>(), rest: [0; 4096] };
+                    let mut health =
+                        Roomy { value: std::mem::zeroed::<blaze_health_info>(), rest: [0; 4096] };
+                    let mut metrics =
+                        Roomy { value: std::mem::zeroed::<blaze_metrics_info>(), rest: [0; 4096] };
                     health.value.struct_size = SIZES[usize::from(size) % 8];
                     metrics.value.struct_size = SIZES[usize::from(size) % 8];
                     blaze_health(engine, &mut health.value);
                     blaze_metrics(engine, &mut metrics.value);
                 }
                 Call::Log(index) => {
-                    check(blaze_log_configure(engine, LOGS[usize::from(index) % 4].as_ptr(), &mut error), &error);
+                    check(
+                        blaze_log_configure(engine, LOGS[usize::from(index) % 4].as_ptr(), &mut error),
+                        &error,
+                    );
                 }
                 Call::LogCallback(on) => {
                     let function: blaze_log_function = if on { Some(on_log) } else { None };
                     check(blaze_log_set_callback(engine, function, 7 as *mut c_void, &mut error), &error);
                 }
                 Call::Profile(index) => {
-                    check(blaze_profile_start(engine, PROFILES[usize::from(index) % 4].as_ptr(), &mut error), &error);
+                    check(
+                        blaze_profile_start(engine, PROFILES[usize::from(index) % 4].as_ptr(), &mut error),
+                        &error,
+                    );
                 }
                 Call::ProfileStop => {
                     blaze_profile_stop(engine, null_mut());
                 }
                 Call::Budget(bytes) => {
-                    let bytes = if bytes.is_multiple_of(3) { BLAZE_BUDGET_UNLIMITED } else { u64::from(bytes) };
+                    let bytes =
+                        if bytes.is_multiple_of(3) { BLAZE_BUDGET_UNLIMITED } else { u64::from(bytes) };
                     blaze_engine_set_budget(engine, bytes);
                 }
                 Call::Trim => {
@@ -569,18 +493,28 @@ impl Host {
                     check(blaze_route_target_add(engine, self.model(route), json, &mut error), &error);
                 }
                 Call::TargetRemove(route, index) => {
-                    blaze_route_target_remove(engine, self.model(route), NAMES[usize::from(index) % 12].as_ptr());
+                    blaze_route_target_remove(
+                        engine,
+                        self.model(route),
+                        NAMES[usize::from(index) % 12].as_ptr(),
+                    );
                 }
                 Call::TargetDrain(route, index, drain) => {
                     let name = NAMES[usize::from(index) % 12].as_ptr();
                     blaze_route_target_drain(engine, self.model(route), name, u32::from(drain % 3));
                 }
                 Call::Tenant(index) => {
-                    check(blaze_tenant_set(engine, TENANTS[usize::from(index) % 4].as_ptr(), &mut error), &error);
+                    check(
+                        blaze_tenant_set(engine, TENANTS[usize::from(index) % 4].as_ptr(), &mut error),
+                        &error,
+                    );
                 }
                 Call::Strategy => {
                     let name = c"first".as_ptr();
-                    check(blaze_strategy_register(engine, name, Some(pick_first), null_mut(), &mut error), &error);
+                    check(
+                        blaze_strategy_register(engine, name, Some(pick_first), null_mut(), &mut error),
+                        &error,
+                    );
                 }
                 Call::Configure(model, index) => {
                     let json = CHANGES[usize::from(index) % 4].as_ptr();
@@ -596,7 +530,8 @@ impl Host {
                     }
                 }
                 Call::Rescan(queue) => {
-                    let status = blaze_repository_rescan(engine, self.queue(queue), 0, &mut ticket, &mut error);
+                    let status =
+                        blaze_repository_rescan(engine, self.queue(queue), 0, &mut ticket, &mut error);
                     assert_ne!(status, BLAZE_STATUS_OK, "there is no repository");
                 }
                 Call::Pump(budget) => {

@@ -1,7 +1,9 @@
 //! What the fuzz targets share: the C ABI under one name, and values to call it with.
 #![allow(clippy::missing_safety_doc)]
 
+pub mod calls;
 pub mod host;
+pub mod texts;
 pub mod wire;
 
 pub use blaze::ffi::allocator::*;
@@ -59,7 +61,9 @@ pub fn engine(config: &CStr) -> Result<*mut blaze_engine, blaze_status> {
 }
 
 /// Calls a function of the two-call pattern as a host does, and returns the text.
-pub fn text(mut call: impl FnMut(*mut std::ffi::c_char, usize, *mut usize) -> blaze_status) -> Option<String> {
+pub fn text(
+    mut call: impl FnMut(*mut std::ffi::c_char, usize, *mut usize) -> blaze_status,
+) -> Option<String> {
     let mut needed = 0;
     if call(null_mut(), 0, &mut needed) != BLAZE_STATUS_OK {
         return None;
