@@ -150,10 +150,13 @@ fn operators_are_named_and_sum_up_to_the_runs_time() {
     let report = loop {
         engine.infer(request(model, &input), A_MINUTE).unwrap();
         let report = report(&engine);
-        if report["operators"][0]["runs"].as_u64() >= Some(3) {
+        let small = &report["operators"][0];
+        let figure = |key| small[key].as_u64().unwrap_or(0);
+        // A run may be interrupted for far longer than it takes: then more of them must be looked at.
+        if figure("runs") >= 3 && figure("operators_us") * 10 >= figure("run_us") {
             break report;
         }
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", report["notes"]);
+        assert!(began.elapsed() < Duration::from_secs(60), "{small} {}", report["notes"]);
         std::thread::sleep(Duration::from_millis(1));
     };
     let small = &report["operators"][0];
@@ -163,7 +166,7 @@ fn operators_are_named_and_sum_up_to_the_runs_time() {
     assert!(ops.contains(&"FusedGemm") && ops.contains(&"Gemm") && ops.contains(&"Softmax"), "{ops:?}");
     assert!(operators.iter().all(|operator| operator["provider"] == "CPUExecutionProvider"));
     let (sum, run) = (small["operators_us"].as_u64().unwrap(), small["run_us"].as_u64().unwrap());
-    assert!(sum <= run && sum * 10 >= run, "{sum} of {run}");
+    assert!(sum > 0 && sum <= run, "{sum} of {run}");
     let file_bytes = std::fs::metadata(common::model_path("small")).unwrap().len();
     // It was loaded before the profile began.
     assert_eq!((&report["io"]["read_bytes"], file_bytes > 0), (&json!(0), true));
