@@ -432,6 +432,15 @@ static int play(const char *scene) {
     for (;;) pause();
 }
 
+/* Whoever runs the tests may ignore or block some: a shell ignores SIGINT for what it runs in the background. */
+static void take_signals_as_usual(void) {
+    static const int usual[] = {SIGINT, SIGTERM, SIGALRM};
+    sigset_t none;
+    sigemptyset(&none);
+    for (size_t i = 0; i < COUNT(usual); i++) signal(usual[i], SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 /* Plays a scene in a process of its own; returns how it ended, as waitpid does. */
 static int end_of(const char *scene) {
     fflush(stdout);
@@ -439,6 +448,7 @@ static int end_of(const char *scene) {
     REQUIRE(child >= 0);
     if (child == 0) {
         setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* what is alive at the end is not lost */
+        take_signals_as_usual();
         alarm(is_short() ? 600 : 60); /* valgrind is slow */
         execl("/proc/self/exe", "process", "--", scene, (char *)NULL);
         _exit(127);

@@ -59,10 +59,11 @@ func run() error {
 		return err
 	}
 	defer engine.Close()
-	listener, err := net.Listen("tcp", *address)
+	bound, err := net.Listen("tcp", *address)
 	if err != nil {
 		return err
 	}
+	listener := drained(bound)
 	service := newService(engine, options)
 	server := &http.Server{
 		Handler:           service,
@@ -86,11 +87,11 @@ func run() error {
 	pause(*delay, signals, nil)
 	// Whoever is connected is told with the next answer to go elsewhere; closing a connection ourselves could lose a request
 	// that is on its way. Whoever has just connected is still let in.
+	service.noted()
 	service.draining.Store(true)
-	emptyBacklog(listener)
-	listener.Close()
+	finish(listener)
 	<-failed
-	pause(*delay, signals, func() bool { return service.connections.Load() == 0 })
+	pause(*timeout, signals, func() bool { return service.connections.Load() == 0 || service.quiet() > *delay })
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
 	if err := errors.Join(server.Shutdown(ctx), engine.Shutdown(ctx)); err != nil {
@@ -98,6 +99,15 @@ func run() error {
 	}
 	fmt.Printf("answered all of %d requests\n", service.accepted.Load())
 	return nil
+}
+
+// finish closes a listener, if it can without losing who has just connected.
+func finish(listener net.Listener) {
+	if draining, ok := listener.(interface{ Finish() error }); ok {
+		_ = draining.Finish()
+	} else {
+		_ = listener.Close()
+	}
 }
 
 // pause waits, but no longer than until a signal comes, or what is waited for.

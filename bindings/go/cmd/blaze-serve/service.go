@@ -36,6 +36,8 @@ type service struct {
 	stopping atomic.Bool // not ready any more
 	draining atomic.Bool // connections end with their next answer
 	accepted atomic.Int64
+	started  time.Time
+	latest   atomic.Int64 // when the last request came, since then
 
 	connections atomic.Int64
 }
@@ -54,7 +56,7 @@ func bad(format string, arguments ...any) error {
 }
 
 func newService(engine *blaze.Engine, options options) *service {
-	s := &service{engine: engine, options: options, routes: http.NewServeMux()}
+	s := &service{engine: engine, options: options, routes: http.NewServeMux(), started: time.Now()}
 	handle := func(pattern string, handler func(http.ResponseWriter, *http.Request) error) {
 		s.routes.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handler(w, r); err != nil {
@@ -82,10 +84,19 @@ func newService(engine *blaze.Engine, options options) *service {
 
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.accepted.Add(1)
+	s.noted()
 	if s.draining.Load() {
 		w.Header().Set("Connection", "close")
 	}
 	s.routes.ServeHTTP(w, r)
+}
+
+// noted remembers that there is traffic.
+func (s *service) noted() { s.latest.Store(int64(time.Since(s.started))) }
+
+// quiet returns how long ago the last request came, or the end began.
+func (s *service) quiet() time.Duration {
+	return time.Since(s.started) - time.Duration(s.latest.Load())
 }
 
 // count is told what becomes of connections.
