@@ -22,10 +22,12 @@ interleavings: onnxruntime ## random interleavings of everything, for some minut
 
 .PHONY: asan asan-short
 ASAN_SHORT = batching ffi onnx_interrupts onnx_loading onnx_memory onnx_models onnx_types races residence routing
-asan-short: ASAN_WHAT = $(ASAN_SHORT:%=--test %)
 asan: ASAN_WHAT = --lib --tests
+asan: ## the Rust tests with AddressSanitizer in the library itself
+asan-short: ASAN_WHAT = $(ASAN_SHORT:%=--test %)
+asan-short: ## those of them that touch memory of others
 # Without loom's models, which have no memory to check, and what is said of the heap, which is another one here.
-asan asan-short: onnxruntime ## the Rust tests with AddressSanitizer in the library itself
+asan asan-short: onnxruntime
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
 	    $(CARGO) test --locked --target $(HOST) --target-dir target/asan $(ASAN_WHAT) \
 	    -- --skip wake_ups:: --skip lists:: --skip batches:: --skip completion:: --skip residence:: --skip routing:: --skip relays:: --skip spans:: --skip the_heap_grows --skip pool::a_trim --skip pool::two_users --skip pool::idle_bytes_never --skip alloc

@@ -91,9 +91,9 @@ func run() error {
 	service.draining.Store(true)
 	finish(listener)
 	<-failed
-	pause(*timeout, signals, func() bool { return service.connections.Load() == 0 || service.quiet() > *delay })
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
+	pause(*timeout, signals, func() bool { return service.connections.Load() == 0 || service.quiet() > *delay })
 	if err := errors.Join(server.Shutdown(ctx), engine.Shutdown(ctx)); err != nil {
 		return fmt.Errorf("not all requests have ended: %w", err)
 	}
