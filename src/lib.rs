@@ -6,8 +6,9 @@
 //!
 //! Layers depend downward only; `tests/layers.rs` holds the table:
 //! `ffi` → `engine` → `scheduler`, `router`, `profile`, `tuning` → `backend` → `repository` → `config` → `tensor`, `metrics` → `memory` →
-//! `stack`, `log` → `sync` → `panics`, `features`, `clock` → `platform` → `error`.
+//! `stack`, `log` → `sync` → `panics`, `features`, `clock` → `platform` → `error`, `abi`.
 
+pub mod abi;
 pub mod backend;
 pub mod clock;
 pub mod config;

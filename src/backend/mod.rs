@@ -1,12 +1,14 @@
-//! What runs models: the traits that every backend implements, and the list of backends.
+//! What runs models: the traits that every backend implements, and an engine's list of backends.
 
 mod batch;
+mod foreign;
 mod interrupt;
 pub mod mock;
 pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
+pub use foreign::Foreign;
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
 pub use room::Room;
@@ -17,7 +19,7 @@ use crate::log::Logger;
 use crate::memory::Pool;
 use crate::tensor::{Signature, Tensor};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What loading a model needs to know.
 pub struct LoadRequest<'a> {
@@ -142,25 +144,65 @@ pub struct RejectedProvider {
     pub reason: String,
 }
 
-/// What loading a model will take.
-pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
-    match request.config.backend.as_str() {
-        "onnx" => onnx::estimate(request),
-        _ => {
-            let bytes = request.config.mock.as_ref().map_or(0, |mock| mock.memory_bytes);
-            Ok(Estimate { bytes, ..Estimate::default() })
-        }
+/// Something that loads a kind of model.
+pub trait Backend: Send + Sync {
+    /// What a model's configuration calls it.
+    fn name(&self) -> &str;
+
+    /// What loading a model will take, as well as can be told before.
+    fn estimate(&self, request: &LoadRequest<'_>) -> Result<Estimate>;
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>>;
+
+    /// What it says of itself and of its devices, for health.
+    fn report(&self) -> Option<serde_json::Value> {
+        None
     }
 }
 
-/// Loads a model with the backend that its configuration names.
-pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
-    match request.config.backend.as_str() {
-        "onnx" => onnx::load(request),
-        "mock" => mock::load(request),
-        other => Err(Error::new(
-            Status::InvalidConfig,
-            format!("backend: {other:?} is unknown; this build has \"onnx\" and \"mock\""),
-        )),
+/// An engine's backends, by name.
+pub struct Backends(RwLock<Vec<Arc<dyn Backend>>>);
+
+impl Default for Backends {
+    /// Those that every engine has.
+    fn default() -> Self {
+        Backends(RwLock::new(vec![Arc::new(onnx::Onnx), Arc::new(mock::Mock)]))
+    }
+}
+
+impl Backends {
+    /// Adds one, unless there is one of that name.
+    pub fn add(&self, backend: Arc<dyn Backend>) -> Result<()> {
+        let mut backends = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if backends.iter().any(|other| other.name() == backend.name()) {
+            let text = format!("there is a backend {:?} already", backend.name());
+            return Err(Error::new(Status::AlreadyExists, text));
+        }
+        backends.push(backend);
+        Ok(())
+    }
+
+    /// The one of this name.
+    pub fn find(&self, name: &str) -> Result<Arc<dyn Backend>> {
+        let backends = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        backends.iter().find(|backend| backend.name() == name).cloned().ok_or_else(|| {
+            let known: Vec<String> = backends.iter().map(|backend| format!("{:?}", backend.name())).collect();
+            Error::new(
+                Status::InvalidConfig,
+                format!("backend: {name:?} is unknown; this engine has {}", known.join(", ")),
+            )
+        })
+    }
+
+    /// Lets go of all of them: they are closed. Nobody loads any more.
+    pub fn close(&self) {
+        drop(std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner)));
+    }
+
+    /// What each says of itself, if it does.
+    pub fn reports(&self) -> Vec<(String, serde_json::Value)> {
+        // Not under the lock: a backend may take its time.
+        let backends = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        backends.iter().filter_map(|backend| Some((backend.name().to_owned(), backend.report()?))).collect()
     }
 }

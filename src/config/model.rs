@@ -18,7 +18,7 @@ pub struct ModelConfig {
     /// 1 if it is not given, but for a model of the repository.
     #[serde(default)]
     pub version: Option<u32>,
-    /// Which backend runs it: `onnx` or `mock`.
+    /// Which backend runs it: `onnx`, `mock`, or one that the host or a plugin has registered.
     #[serde(default = "onnx")]
     pub backend: String,
     /// The model file; not for `mock`, nor for a model given from memory.
@@ -56,6 +56,9 @@ pub struct ModelConfig {
     /// When it has failed, have it tried with a synthetic request, and loaded anew.
     #[serde(default = "yes")]
     pub recovery: bool,
+    /// For a backend of the host's or a plugin's: whatever it wants.
+    #[serde(default)]
+    pub options: serde_json::Map<String, Value>,
     /// What the `mock` backend does.
     #[serde(default, deserialize_with = "optional_object")]
     pub mock: Option<MockConfig>,
@@ -315,6 +318,7 @@ impl ModelConfig {
             pinned: false,
             limits: LimitsConfig::default(),
             recovery: true,
+            options: serde_json::Map::new(),
             mock: None,
         }
     }
@@ -362,6 +366,8 @@ impl ModelConfig {
             )?;
         }
         self.limits.check(&format!("{prefix}limits."), false)?;
+        let is_own = matches!(self.backend.as_str(), "onnx" | "mock");
+        require(!is_own || self.options.is_empty(), "options", "only for backends of the host's and of plugins")?;
         if let Some(mock) = &self.mock {
             require(self.backend == "mock", "mock", "only for \"backend\": \"mock\"")?;
             for (index, fault) in mock.faults.iter().enumerate() {

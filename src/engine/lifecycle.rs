@@ -65,6 +65,7 @@ pub struct Core {
     pub crew: Crew,
     /// Sessions that models of the same file share.
     pub sessions: backend::Sessions,
+    pub backends: backend::Backends,
     /// How many models are loaded at once.
     pub loads: Gate,
     /// What loads that are under way take, if it can be evicted afterwards.
@@ -151,6 +152,7 @@ impl Engine {
             cores,
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
+            backends: backend::Backends::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
@@ -328,6 +330,7 @@ impl Drop for Engine {
         self.core.table.spans.end();
         self.core.crew.stop();
         self.core.drop_routes();
+        self.core.backends.close();
         self.core.jobs_line.retire(&self.core.table);
         self.core.stopped.store(true, Ordering::SeqCst);
         self.core.table.keeper.ring_all();

@@ -256,7 +256,8 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         sessions: &core.sessions,
         room: Room::default(),
     };
-    let estimate = catch(|| backend::estimate(&request))?;
+    let loader = core.backends.find(&config.backend)?;
+    let estimate = catch(|| loader.estimate(&request))?;
     let name = config.full_name();
     let reservation = core.room_for(&name, estimate.bytes, estimate.loading_bytes, order.interrupt)?;
     let underway = core.underway(if config.pinned { 0 } else { reservation.bytes() });
@@ -266,7 +267,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         watch.reads(estimate.file_bytes);
     }
     let began = now_ns();
-    let mut loaded = catch(|| backend::load(&request));
+    let mut loaded = catch(|| loader.load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
         && !order.interrupt.is_raised()
     {
@@ -275,7 +276,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
             .warn("memory", format_args!("{name}: out of memory while loading; it is tried once more"));
         core.evict_idle(&format!("{name} found no memory"));
         core.give_back_heap();
-        loaded = catch(|| backend::load(&request));
+        loaded = catch(|| loader.load(&request));
     }
     let load_ns = now_ns() - began;
     // What reading it took, also if that has failed.

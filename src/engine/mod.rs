@@ -2,6 +2,7 @@
 
 mod admission;
 mod advice;
+mod backends;
 mod batch;
 mod completion;
 mod configure;

@@ -11,6 +11,7 @@ mod guard;
 mod read;
 
 pub mod allocator;
+pub mod backend;
 pub mod engine;
 pub mod event;
 pub mod handles;
@@ -25,20 +26,21 @@ pub mod status;
 pub mod tensor;
 pub mod tuning;
 
-/// The parts of the header, in its order: a heading, and the file that the part is generated from.
-pub const HEADER_PARTS: [(&str, &str); 14] = [
-    ("Versions, statuses, errors", "src/ffi/status.rs"),
-    ("Handles", "src/ffi/handles.rs"),
-    ("Memory of the host's", "src/ffi/allocator.rs"),
-    ("Engines", "src/ffi/engine.rs"),
-    ("Models", "src/ffi/model.rs"),
-    ("Routes and tenants", "src/ffi/route.rs"),
-    ("Tensors", "src/ffi/tensor.rs"),
-    ("Events", "src/ffi/event.rs"),
-    ("Requests", "src/ffi/request.rs"),
-    ("Completion queues", "src/ffi/queue.rs"),
-    ("Health and metrics", "src/ffi/reports.rs"),
-    ("Logs", "src/ffi/log.rs"),
-    ("Profiling", "src/ffi/profile.rs"),
-    ("Tuning", "src/ffi/tuning.rs"),
+/// The parts of the header, in its order: a heading, and the files that the part is generated from.
+pub const HEADER_PARTS: [(&str, &[&str]); 15] = [
+    ("Versions, statuses, errors", &["src/ffi/status.rs", "src/abi/status.rs"]),
+    ("Handles", &["src/ffi/handles.rs"]),
+    ("Memory of the host's", &["src/ffi/allocator.rs"]),
+    ("Engines", &["src/ffi/engine.rs"]),
+    ("Models", &["src/ffi/model.rs"]),
+    ("Routes and tenants", &["src/ffi/route.rs"]),
+    ("Tensors", &["src/abi/tensor.rs"]),
+    ("Events", &["src/ffi/event.rs"]),
+    ("Requests", &["src/ffi/request.rs"]),
+    ("Completion queues", &["src/ffi/queue.rs"]),
+    ("Health and metrics", &["src/ffi/reports.rs"]),
+    ("Logs", &["src/ffi/log.rs"]),
+    ("Profiling", &["src/ffi/profile.rs"]),
+    ("Tuning", &["src/ffi/tuning.rs"]),
+    ("Backends", &["src/abi/backend.rs", "src/ffi/backend.rs"]),
 ];

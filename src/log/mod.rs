@@ -25,15 +25,16 @@ use std::sync::Arc;
 ///
 /// `model`: loads, unloads, and states of models. `memory`: evictions, reloads, the budget. `route`: breakers, health
 /// checks, attempts. `repository`: versions that come and go. `onnx`: the backend, execution providers. `onnxruntime`:
-/// what ONNX Runtime itself says. `health`: models that get slow. `profile`, `tuning`: what their names say. `jobs`, `deadlines`: the engine's threads. `other`: with `global`, lines of other
+/// what ONNX Runtime itself says. `backend`: what backends of the host's and plugins say. `health`: models that get slow. `profile`, `tuning`: what their names say. `jobs`, `deadlines`: the engine's threads. `other`: with `global`, lines of other
 /// crates.
-pub const MODULES: [&str; 12] = [
+pub const MODULES: [&str; 13] = [
     "model",
     "memory",
     "route",
     "repository",
     "onnx",
     "onnxruntime",
+    "backend",
     "health",
     "profile",
     "tuning",

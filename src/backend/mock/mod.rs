@@ -2,7 +2,7 @@
 
 mod faults;
 
-use super::{Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View};
+use super::{Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View};
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
 use crate::memory::Pool;
@@ -18,8 +18,26 @@ struct MockModel {
     pool: Arc<Pool>,
 }
 
+/// The backend.
+pub struct Mock;
+
+impl Backend for Mock {
+    fn name(&self) -> &str {
+        "mock"
+    }
+
+    fn estimate(&self, request: &LoadRequest<'_>) -> Result<Estimate> {
+        let bytes = request.config.mock.as_ref().map_or(0, |mock| mock.memory_bytes);
+        Ok(Estimate { bytes, ..Estimate::default() })
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
+        load(request)
+    }
+}
+
 /// Makes a mock model; honours the faults that strike loads.
-pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
+fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
     let config = request.config.mock.clone().unwrap_or_default();
     if request.interrupt.sleep(config.load_latency_us.saturating_mul(1000)) {
         return Err(Error::new(Status::Cancelled, "loading was interrupted"));

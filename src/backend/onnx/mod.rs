@@ -11,5 +11,25 @@ mod sessions;
 mod value;
 
 pub use library::{RuntimeInfo, loaded};
-pub use session::{estimate, load};
 pub use sessions::Sessions;
+
+use super::{Backend, Estimate, LoadRequest, Model};
+use crate::error::Result;
+use std::sync::Arc;
+
+/// The backend.
+pub struct Onnx;
+
+impl Backend for Onnx {
+    fn name(&self) -> &str {
+        "onnx"
+    }
+
+    fn estimate(&self, request: &LoadRequest<'_>) -> Result<Estimate> {
+        session::estimate(request)
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
+        session::load(request)
+    }
+}

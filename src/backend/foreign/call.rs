@@ -1,0 +1,136 @@
+//! What backends may ask while they work: the functions behind `blaze_host`.
+
+use super::{BLAZE_BACKEND_ABI, Context, blaze_host, blaze_status, size_of_struct};
+use crate::abi::backend::blaze_call;
+use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_memory};
+use crate::backend::Interrupt;
+use crate::error::{Error, Result, Status};
+use crate::log::Level;
+use crate::panics::catch;
+use crate::tensor::{Buffer, Data, MAX_RANK, Shape, Tensor, TensorSpec, size_bytes};
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+
+/// One load, preparation or run. C has a pointer to it.
+pub struct Call<'a> {
+    context: &'a Context,
+    interrupt: &'a Interrupt,
+    /// The outputs that may be made.
+    specs: &'a [TensorSpec],
+    outputs: Vec<Option<Tensor>>,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(context: &'a Context, interrupt: &'a Interrupt, specs: &'a [TensorSpec]) -> Self {
+        Call { context, interrupt, specs, outputs: Vec::new() }
+    }
+
+    pub fn as_c(&mut self) -> *mut blaze_call {
+        ptr::from_mut(self).cast()
+    }
+
+    /// Every output, each of which the backend must have made.
+    pub fn into_outputs(mut self) -> Result<Vec<Tensor>> {
+        self.outputs.resize_with(self.specs.len(), || None);
+        let made = self.outputs.into_iter().zip(self.specs).map(|(tensor, spec)| {
+            tensor.ok_or_else(|| {
+                let text = format!("backend {:?} has not made output {:?}", self.context.name, spec.name);
+                Error::new(Status::BackendFailed, text)
+            })
+        });
+        made.collect()
+    }
+
+    fn make_output(&mut self, index: u32, shape: &[i64], memory: blaze_memory) -> Result<*mut c_void> {
+        let at = index as usize;
+        let Some(spec) = self.specs.get(at) else {
+            let text = format!("there is no output {index}: there are {}", self.specs.len());
+            return Err(Error::new(Status::InvalidArgument, text));
+        };
+        if memory != BLAZE_MEMORY_HOST {
+            return Err(Error::new(Status::InvalidArgument, "this output is to be in host memory"));
+        }
+        let mut buffer = Buffer::zeroed(&self.context.pool, size_bytes(spec.dtype, shape)?)?;
+        let address = buffer.bytes_mut().as_mut_ptr().cast();
+        self.outputs.resize_with(self.specs.len(), || None);
+        self.outputs[at] =
+            Some(Tensor { dtype: spec.dtype, shape: Shape::from_slice(shape), data: Data::Owned(buffer) });
+        Ok(address)
+    }
+}
+
+/// The table that a backend is told.
+pub fn host_table(context: *mut c_void) -> blaze_host {
+    blaze_host {
+        struct_size: size_of_struct::<blaze_host>(),
+        abi: BLAZE_BACKEND_ABI,
+        context,
+        is_cancelled: Some(is_cancelled),
+        output: Some(output),
+        take: None,
+        give: None,
+        emit: None,
+        finish: None,
+        log: Some(log),
+    }
+}
+
+unsafe extern "C" fn is_cancelled(call: *const blaze_call) -> u32 {
+    // SAFETY: a call that is under way, or NULL.
+    let call = unsafe { call.cast::<Call<'_>>().as_ref() };
+    call.map_or(1, |call| u32::from(call.interrupt.is_raised()))
+}
+
+unsafe extern "C" fn output(
+    call: *mut blaze_call,
+    index: u32,
+    shape: *const i64,
+    rank: u32,
+    memory: blaze_memory,
+    _device: i32,
+    data: *mut *mut c_void,
+) -> blaze_status {
+    let made = catch(|| {
+        // SAFETY: a call that is under way, or NULL; `data` is NULL or writable.
+        let (Some(call), Some(data)) =
+            (unsafe { call.cast::<Call<'_>>().as_mut() }, unsafe { data.as_mut() })
+        else {
+            return Err(Error::new(Status::NullPointer, "call or data is NULL"));
+        };
+        if rank as usize > MAX_RANK || shape.is_null() && rank > 0 {
+            return Err(Error::new(Status::InvalidShape, format!("a shape of rank {rank}")));
+        }
+        let shape = match rank {
+            0 => &[],
+            // SAFETY: promised by the backend.
+            _ => unsafe { std::slice::from_raw_parts(shape, rank as usize) },
+        };
+        *data = call.make_output(index, shape, memory)?;
+        Ok(())
+    });
+    made.map_or_else(|error| error.status.code(), |()| 0)
+}
+
+unsafe extern "C" fn log(host: *const blaze_host, level: u32, message: *const c_char) {
+    let _ = catch(|| {
+        // SAFETY: the table that the backend was given, or NULL; the message is a string, or NULL.
+        let Some(context) =
+            (unsafe { host.as_ref().and_then(|host| host.context.cast::<Context>().as_ref()) })
+        else {
+            return Ok(());
+        };
+        if !message.is_null() {
+            // SAFETY: as above.
+            let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
+            let level = match level {
+                1 => Level::Error,
+                2 => Level::Warn,
+                4 => Level::Debug,
+                5 => Level::Trace,
+                _ => Level::Info,
+            };
+            context.logger.log(level, "backend", format_args!("{}: {text}", context.name));
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,158 @@
+//! A model of a foreign backend's: what it has said of itself, and runs of requests with tensors of their own.
+
+use super::batch::ForeignBatch;
+use super::call::Call;
+use super::describe::Description;
+use super::{Foreign, size_of_struct};
+use crate::abi::backend::blaze_backend_run;
+use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
+use crate::backend::{Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport};
+use crate::error::{Error, Result, Status};
+use crate::tensor::{Signature, Tensor, TensorSpec};
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+
+pub struct ForeignModel {
+    pub backend: Arc<Foreign>,
+    pub pointer: *mut c_void,
+    signature: Arc<Signature>,
+    description: Description,
+    provider: String,
+}
+
+// SAFETY: whoever registered the backend has promised that any thread may run its models, several at once.
+unsafe impl Send for ForeignModel {}
+// SAFETY: as above.
+unsafe impl Sync for ForeignModel {}
+
+/// Unloads a model, unless it became a `ForeignModel`.
+struct Loaded<'a>(&'a Foreign, *mut c_void);
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        if let Some(unload) = self.0.functions.unload {
+            // SAFETY: whoever made this promised that the model is loaded, and nobody else's.
+            unsafe { unload(self.0.user(), self.1) };
+        }
+    }
+}
+
+impl ForeignModel {
+    /// # Safety
+    /// The backend has loaded the model, which is the caller's.
+    pub unsafe fn new(
+        backend: Arc<Foreign>,
+        pointer: *mut c_void,
+        request: &LoadRequest<'_>,
+    ) -> Result<Self> {
+        let loaded = Loaded(&backend, pointer);
+        let Some(describe) = backend.functions.describe else {
+            return Err(Error::new(Status::Internal, "no describe"));
+        };
+        // SAFETY: the model is loaded; the buffer is as large as is said.
+        let text = backend.text("describe", |buffer, capacity, needed| unsafe {
+            describe(backend.user(), pointer, buffer, capacity, needed)
+        })?;
+        let description = Description::parse(&text)?;
+        let signature = Arc::new(description.signature()?);
+        let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
+        let _ = request;
+        std::mem::forget(loaded);
+        Ok(ForeignModel { pointer, signature, description, provider, backend })
+    }
+
+    /// Runs a batch, or tensors of a request's own.
+    pub fn run_c(&self, prepared: *mut c_void, run: &blaze_backend_run, call: &mut Call<'_>) -> Result<()> {
+        let Some(function) = self.backend.functions.run else {
+            return Err(Error::new(Status::Unsupported, "this backend's models advance by steps"));
+        };
+        // SAFETY: the model is loaded, and what the run points to lives until the call returns.
+        self.backend.ask("run", |error| unsafe {
+            function(self.backend.user(), self.pointer, prepared, run, call.as_c(), error)
+        })
+    }
+}
+
+impl Drop for ForeignModel {
+    fn drop(&mut self) {
+        drop(Loaded(&self.backend, self.pointer));
+    }
+}
+
+/// An input or output without memory.
+pub fn bare_tensor(spec: &TensorSpec) -> blaze_tensor {
+    blaze_tensor {
+        struct_size: size_of_struct::<blaze_tensor>(),
+        dtype: spec.dtype.code(),
+        name: spec.c_name.as_ptr(),
+        shape: ptr::null(),
+        rank: 0,
+        memory: BLAZE_MEMORY_HOST,
+        device: 0,
+        reserved: 0,
+        data: ptr::null_mut(),
+        size_bytes: 0,
+    }
+}
+
+/// A run of all inputs and outputs.
+pub fn run_of(inputs: &[blaze_tensor], outputs: &[blaze_tensor], first: usize, rows: usize) -> blaze_backend_run {
+    blaze_backend_run {
+        struct_size: size_of_struct::<blaze_backend_run>(),
+        tensor_stride: size_of_struct::<blaze_tensor>(),
+        rows: rows as u32,
+        first_row: first as u32,
+        inputs_count: inputs.len() as u32,
+        outputs_count: outputs.len() as u32,
+        inputs: inputs.as_ptr(),
+        outputs: outputs.as_ptr(),
+    }
+}
+
+impl Model for ForeignModel {
+    fn signature(&self) -> &Arc<Signature> {
+        &self.signature
+    }
+
+    fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        let given = self.signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
+            let mut bare = bare_tensor(spec);
+            if let Some(tensor) = tensor {
+                let bytes = tensor.bytes();
+                (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
+                (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+            }
+            bare
+        });
+        let given: Vec<blaze_tensor> = given.collect();
+        let wanted: Vec<blaze_tensor> = self.signature.outputs.iter().map(bare_tensor).collect();
+        let mut call = Call::new(&self.backend.context, interrupt, &self.signature.outputs);
+        self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call)?;
+        call.into_outputs()
+    }
+
+    fn prepare(
+        self: Arc<Self>,
+        memory: Arc<Memory>,
+        layout: Arc<Layout>,
+    ) -> Result<Option<Box<dyn Prepared>>> {
+        Ok(Some(Box::new(ForeignBatch::new(self, memory, layout)?)))
+    }
+
+    fn computes_on_cpu(&self) -> bool {
+        self.description.on_cpu
+    }
+
+    fn rows_are_independent(&self) -> bool {
+        self.description.rows_are_independent
+    }
+
+    fn provider(&self) -> ProviderReport {
+        ProviderReport { used: self.provider.clone(), rejected: Vec::new() }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.description.memory_bytes
+    }
+}

@@ -1,0 +1,34 @@
+//! Backends that the host registers.
+
+use super::guard::guard;
+use super::handles::blaze_engine;
+use super::read::{handle, read_sized, sized};
+use super::status::{blaze_error, blaze_status};
+use crate::abi::backend::blaze_backend;
+
+sized!(blaze_backend);
+
+/// Makes a backend of the host's known to an engine: models whose "backend" is its name are loaded and run by it. It stays
+/// until the engine is destroyed, which calls its `close`.
+///
+/// @param engine   The engine.
+/// @param backend  The backend; copied. What `user` points to must live until `close`.
+/// @param err      Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; SHUT_DOWN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn blaze_backend_register(
+    engine: *mut blaze_engine,
+    backend: *const blaze_backend,
+    err: *mut blaze_error,
+) -> blaze_status {
+    // SAFETY: what the header asks for.
+    unsafe {
+        guard(err, || {
+            let engine = &handle(engine, "engine")?.engine;
+            let backend = read_sized(backend, "backend")?;
+            engine.register_backend(&backend)
+        })
+    }
+}
