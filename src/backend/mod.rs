@@ -8,7 +8,7 @@ pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
-pub use foreign::Foreign;
+pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
 pub use room::Room;

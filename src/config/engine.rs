@@ -6,7 +6,10 @@ use super::{
 };
 use crate::error::Result;
 use crate::features::{PROFILER, REPOSITORY, ROUTER, TUNING};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,8 @@ pub struct EngineConfig {
     /// A directory of models that is read at the start, and again from time to time.
     #[serde(deserialize_with = "repository")]
     pub repository: RepositoryConfig,
+    /// Shared objects with backends, which are opened first.
+    pub plugins: Vec<PluginConfig>,
     /// Models that are loaded before `blaze_engine_create` returns.
     #[serde(deserialize_with = "objects")]
     pub models: Vec<ModelConfig>,
@@ -47,6 +52,49 @@ pub struct EngineConfig {
     pub tenants: TenantsConfig,
     #[serde(deserialize_with = "tuning")]
     pub tuning: TuningConfig,
+}
+
+/// A plugin. In JSON also its name alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginConfig {
+    /// An absolute path, or what is beside Blaze itself: a file's name, or the plugin's, such as "cuda".
+    pub path: String,
+    /// For the plugin: whatever it wants.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Whether there is no engine without it.
+    pub required: bool,
+}
+
+impl<'de> Deserialize<'de> for PluginConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Whole {
+            path: String,
+            #[serde(default)]
+            config: serde_json::Map<String, serde_json::Value>,
+            #[serde(default)]
+            required: bool,
+        }
+        struct PluginVisitor;
+        impl<'de> Visitor<'de> for PluginVisitor {
+            type Value = PluginConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a plugin's name, or an object with its \"path\"")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<PluginConfig, E> {
+                Ok(PluginConfig { path: path.into(), config: serde_json::Map::new(), required: false })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PluginConfig, A::Error> {
+                let Whole { path, config, required } = Whole::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(PluginConfig { path, config, required })
+            }
+        }
+        from.deserialize_any(PluginVisitor)
+    }
 }
 
 fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProfileConfig>, D::Error> {

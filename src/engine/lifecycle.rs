@@ -66,6 +66,8 @@ pub struct Core {
     /// Sessions that models of the same file share.
     pub sessions: backend::Sessions,
     pub backends: backend::Backends,
+    /// What became of the configuration's plugins.
+    pub plugged: Mutex<Vec<Plugged>>,
     /// How many models are loaded at once.
     pub loads: Gate,
     /// What loads that are under way take, if it can be evicted afterwards.
@@ -153,6 +155,7 @@ impl Engine {
             spinning: Spinning::new(cores, wake_up_ns(threaded)),
             sessions: backend::Sessions::default(),
             backends: backend::Backends::default(),
+            plugged: Mutex::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
             relieving: AtomicBool::new(false),
@@ -186,6 +189,7 @@ impl Engine {
         {
             engine.profile_start(profile.clone());
         }
+        engine.core.open_plugins()?;
         for (index, model) in models.into_iter().enumerate() {
             engine.load(model, None).map_err(|error| error.within(format!("models[{index}]")))?;
         }

@@ -256,7 +256,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         sessions: &core.sessions,
         room: Room::default(),
     };
-    let loader = core.backends.find(&config.backend)?;
+    let loader = core.backend(&config.backend)?;
     let estimate = catch(|| loader.estimate(&request))?;
     let name = config.full_name();
     let reservation = core.room_for(&name, estimate.bytes, estimate.loading_bytes, order.interrupt)?;

@@ -14,6 +14,80 @@ pub fn library_names(stem: &str, major: u32) -> Vec<String> {
     }
 }
 
+/// The file name of a library without a version.
+pub fn library_name(stem: &str) -> String {
+    match () {
+        () if cfg!(target_os = "windows") => format!("{stem}.dll"),
+        () if cfg!(target_os = "macos") => format!("lib{stem}.dylib"),
+        () => format!("lib{stem}.so"),
+    }
+}
+
+/// The directory of the file that this code was loaded from: `libblaze`, or a program that has Blaze inside.
+pub fn own_directory() -> Option<PathBuf> {
+    let file = file_of(own_directory as *const c_void)?;
+    let parent = file.parent()?;
+    Some(std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned()))
+}
+
+/// A library that is open for as long as the process runs.
+pub struct OpenLibrary(*mut c_void);
+
+/// Opens a library by its path. It sees nothing of others that were opened so, and is never closed.
+///
+/// # Safety
+/// Its initializers are run: they must be fit to be.
+#[cfg(unix)]
+pub unsafe fn open_library(path: &Path) -> Result<OpenLibrary, String> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: `name` is NUL-terminated; the rest is promised by the caller.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    if !handle.is_null() {
+        return Ok(OpenLibrary(handle));
+    }
+    // SAFETY: dlerror returns NULL, or a string that lives until this thread's next call.
+    let error = unsafe { libc::dlerror() };
+    if error.is_null() {
+        return Err("it cannot be opened".into());
+    }
+    // SAFETY: as above.
+    Err(unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned())
+}
+
+impl OpenLibrary {
+    /// The address of a symbol.
+    #[cfg(unix)]
+    pub fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
+        // SAFETY: the handle is never closed, and the name ends in a NUL.
+        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        (!address.is_null()).then_some(address)
+    }
+
+    /// The address of a symbol.
+    #[cfg(windows)]
+    pub fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
+        // SAFETY: the module is never freed, and the name ends in a NUL.
+        let address = unsafe { kernel32::GetProcAddress(self.0, name.as_ptr()) };
+        (!address.is_null()).then_some(address)
+    }
+}
+
+/// Opens a library by its path. It finds libraries that it needs beside itself and in the system. It is never closed.
+///
+/// # Safety
+/// Its initializers are run: they must be fit to be.
+#[cfg(windows)]
+pub unsafe fn open_library(path: &Path) -> Result<OpenLibrary, String> {
+    let name = super::file::system_path(path).ok_or("its path is not one of this system's")?;
+    // SAFETY: `name` is NUL-terminated; the rest is promised by the caller.
+    let module = unsafe { kernel32::LoadLibraryExW(name.as_ptr(), std::ptr::null_mut(), kernel32::ITS_FOLDER_AND_THE_SYSTEM) };
+    match module.is_null() {
+        true => Err(std::io::Error::last_os_error().to_string()),
+        false => Ok(OpenLibrary(module)),
+    }
+}
+
 /// The file whose mapping holds `address`.
 #[cfg(unix)]
 pub fn file_of(address: *const c_void) -> Option<PathBuf> {
@@ -48,6 +122,8 @@ pub fn loaded_symbol(library: &Path, symbol: &CStr) -> Option<*mut c_void> {
 mod kernel32 {
     use std::ffi::{c_char, c_void};
 
+    /// LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR and LOAD_LIBRARY_SEARCH_DEFAULT_DIRS.
+    pub const ITS_FOLDER_AND_THE_SYSTEM: u32 = 0x1100;
     pub const MODULE_PIN: u32 = 1;
     pub const MODULE_FROM_ADDRESS: u32 = 4;
 
@@ -55,6 +131,7 @@ mod kernel32 {
     #[link(name = "kernel32")]
     unsafe extern "system" {
         pub fn GetModuleHandleExW(flags: u32, name: *const u16, module: *mut *mut c_void) -> i32;
+        pub fn LoadLibraryExW(name: *const u16, file: *mut c_void, flags: u32) -> *mut c_void;
         pub fn GetModuleFileNameW(module: *mut c_void, name: *mut u16, units: u32) -> u32;
         pub fn GetProcAddress(module: *mut c_void, name: *const c_char) -> *mut c_void;
     }

@@ -22,7 +22,7 @@ pub use exit::at_exit;
 pub use file::{file_identity, make_private_directory, system_path};
 pub use forks::{process_generation, watch_forks};
 pub use heap::{heap_in_use, keep_large_blocks_apart, resident_bytes, trim_heap, trim_thread_heap};
-pub use library::{file_of, library_names, loaded_symbol};
+pub use library::{file_of, library_name, library_names, loaded_symbol, open_library, own_directory};
 pub use machine::cpu_name;
 pub use pages::{MAPS_PAGES, map, unmap};
 pub use ready_fd::ReadyFd;

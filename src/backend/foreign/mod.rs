@@ -6,6 +6,7 @@ mod batch;
 mod call;
 mod describe;
 mod model;
+pub mod plugin;
 
 use super::{Backend, Estimate, LoadRequest, Model, Source};
 use crate::abi::backend::{BLAZE_BACKEND_ABI, blaze_backend, blaze_backend_load, blaze_host};
@@ -17,7 +18,7 @@ use call::Call;
 use model::ForeignModel;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The longest text that a backend may return.
 const MAX_TEXT: usize = 16 << 20;
@@ -29,6 +30,7 @@ pub struct Foreign {
     /// What it may ask of the engine; at a fixed address.
     host: Box<blaze_host>,
     context: Box<Context>,
+    this: Weak<Foreign>,
 }
 
 /// What is behind `blaze_host.context`.
@@ -71,12 +73,20 @@ impl Foreign {
         check_functions(functions)?;
         let context = Box::new(Context { name: name.into(), logger, pool: Arc::clone(pool) });
         let host = Box::new(call::host_table(ptr::from_ref(&*context).cast_mut().cast()));
-        let backend = Arc::new(Foreign { name: name.into(), functions: *functions, host, context });
+        let backend = Arc::new_cyclic(|this| {
+            let this = Weak::clone(this);
+            Foreign { name: name.into(), functions: *functions, host, context, this }
+        });
         if let Some(open) = functions.open {
             // SAFETY: promised by the caller; the table lives as long as the backend.
             unsafe { open(functions.user, &raw const *backend.host) };
         }
         Ok(backend)
+    }
+
+    /// Itself, for models, which keep it alive.
+    fn this(&self) -> Result<Arc<Foreign>> {
+        self.this.upgrade().ok_or_else(|| Error::new(Status::ShutDown, "the backend is closed"))
     }
 
     fn user(&self) -> *mut c_void {
@@ -95,11 +105,7 @@ impl Foreign {
         if code == 0 {
             return Ok(());
         }
-        if let Some(last) = error.message.last_mut() {
-            *last = 0; // whatever was written there
-        }
-        // SAFETY: it ends in a NUL.
-        let said = unsafe { CStr::from_ptr(error.message.as_ptr()) }.to_string_lossy().into_owned();
+        let said = said(&mut error);
         let status = Status::from_code(code);
         let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
         let passed_on = status.filter(|status| is_for_hosts(*status));
@@ -150,6 +156,24 @@ impl Drop for Foreign {
     }
 }
 
+/// The message in an error of C's.
+fn said(error: &mut blaze_error) -> String {
+    if let Some(last) = error.message.last_mut() {
+        *last = 0; // whatever was written there
+    }
+    // SAFETY: it ends in a NUL.
+    unsafe { CStr::from_ptr(error.message.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+/// Why a plugin cannot be opened, as it says.
+fn failure(code: blaze_status, error: &mut blaze_error) -> String {
+    let name = Status::from_code(code).map_or_else(|| code.to_string(), |status| status.name().to_owned());
+    match said(error) {
+        text if text.is_empty() => name,
+        text => format!("{text} ({name})"),
+    }
+}
+
 /// Statuses that mean the same to hosts whoever says them.
 fn is_for_hosts(status: Status) -> bool {
     matches!(
@@ -191,7 +215,7 @@ fn size_of_struct<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-impl Backend for Arc<Foreign> {
+impl Backend for Foreign {
     fn name(&self) -> &str {
         &self.name
     }
@@ -243,7 +267,7 @@ impl Backend for Arc<Foreign> {
             unsafe { function(self.user(), &raw const load, call.as_c(), &raw mut model, error) }
         })?;
         // SAFETY: the backend has loaded it just now.
-        Ok(Arc::new(unsafe { ForeignModel::new(Arc::clone(self), model, request) }?))
+        Ok(Arc::new(unsafe { ForeignModel::new(self.this()?, model) }?))
     }
 
     fn report(&self) -> Option<serde_json::Value> {

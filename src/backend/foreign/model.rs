@@ -6,7 +6,7 @@ use super::describe::Description;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
 use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
-use crate::backend::{Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport};
+use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport};
 use crate::error::{Error, Result, Status};
 use crate::tensor::{Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
@@ -41,11 +41,7 @@ impl Drop for Loaded<'_> {
 impl ForeignModel {
     /// # Safety
     /// The backend has loaded the model, which is the caller's.
-    pub unsafe fn new(
-        backend: Arc<Foreign>,
-        pointer: *mut c_void,
-        request: &LoadRequest<'_>,
-    ) -> Result<Self> {
+    pub unsafe fn new(backend: Arc<Foreign>, pointer: *mut c_void) -> Result<Self> {
         let loaded = Loaded(&backend, pointer);
         let Some(describe) = backend.functions.describe else {
             return Err(Error::new(Status::Internal, "no describe"));
@@ -57,7 +53,6 @@ impl ForeignModel {
         let description = Description::parse(&text)?;
         let signature = Arc::new(description.signature()?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
-        let _ = request;
         std::mem::forget(loaded);
         Ok(ForeignModel { pointer, signature, description, provider, backend })
     }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, Status};
 use crate::platform;
 use crate::sync::{Mutex, lock};
 use ort::environment::Environment;
-use std::ffi::{CStr, c_void};
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,7 +92,7 @@ fn search(configured: Option<&str>) -> Result<Runtime> {
         attempt("environment (ORT_DYLIB_PATH)", &absolute(Path::new(path)))
     } else {
         let names = platform::library_names("onnxruntime", 1);
-        own_directory()
+        platform::own_directory()
             .and_then(|directory| {
                 names.iter().find_map(|name| attempt("beside Blaze", &directory.join(name)))
             })
@@ -162,9 +162,4 @@ fn describe(path: &Path) -> Option<RuntimeInfo> {
         path: std::fs::canonicalize(&file).unwrap_or(file),
         version: version.to_string_lossy().into_owned(),
     })
-}
-
-/// The directory of the file that this code was loaded from: `libblaze`, or a program that has Blaze inside.
-fn own_directory() -> Option<PathBuf> {
-    platform::file_of(own_directory as *const c_void)?.parent().map(absolute)
 }
