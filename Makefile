@@ -50,6 +50,7 @@ header: ## write include/blaze.h anew
 
 # ---- tests ----------------------------------------------------------------------------------------------------------
 
+comma := ,
 # What the files in make/ add.
 TESTS =
 -include $(sort $(wildcard make/*.mk))
@@ -77,8 +78,13 @@ test-examples: examples ## run the C examples
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
 C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
             memory loading allocator repository padding routes limits route_stress health logs profile advice tuning \
-            process exhaustion hostile
-C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o
+            process exhaustion hostile backends plugins
+C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o \
+            $(PLUGINS:%=$(OUT)/plugins/libblaze_%.so) target/release/libblaze_scale.so
+
+# The example's plugin, and broken ones.
+BROKEN_PLUGINS = ancient refusing mute unnamed closed lacking
+PLUGINS        = scale $(BROKEN_PLUGINS)
 
 .PHONY: test-c
 # One after the other, also under -j: they write to the same files.
@@ -95,6 +101,20 @@ c-helpers: $(C_HELPERS) | release onnxruntime
 $(OUT)/libfake_old_onnxruntime.so: tests/c/fake_old_onnxruntime.c
 	@mkdir -p $(OUT)
 	$(CC) $(STRICT) -shared -fPIC $< -o $@
+
+$(OUT)/plugins/libblaze_scale.so: examples-c/plugin.c include/blaze.h
+	@mkdir -p $(OUT)/plugins
+	$(CC) $(STRICT) -fvisibility=hidden -shared -fPIC -Iinclude $< -o $@
+
+target/release/libblaze_scale.so: $(OUT)/plugins/libblaze_scale.so | release
+	cp $< $@
+
+$(BROKEN_PLUGINS:%=$(OUT)/plugins/libblaze_%.so): $(OUT)/plugins/libblaze_%.so: tests/c/plugins/broken.c include/blaze.h
+	@mkdir -p $(OUT)/plugins
+	@echo 'int nowhere(void) { return 0; }' > $(OUT)/plugins/nowhere.c
+	$(CC) -shared -fPIC $(OUT)/plugins/nowhere.c -Wl,-soname,libnowhere.so -o $(OUT)/plugins/nowhere.so
+	$(CC) $(STRICT) -shared -fPIC -Iinclude -DWHAT=$(shell echo $* | tr a-z A-Z) $< -o $@ \
+	    $(if $(filter lacking,$*),-Wl$(comma)--no-as-needed $(OUT)/plugins/nowhere.so)
 
 $(OUT)/header_c99.o: tests/c/header_c99.c include/blaze.h
 	@mkdir -p $(OUT)

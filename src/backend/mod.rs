@@ -199,10 +199,13 @@ impl Backends {
         drop(std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner)));
     }
 
-    /// What each says of itself, if it does.
-    pub fn reports(&self) -> Vec<(String, serde_json::Value)> {
+    /// Their names, and what those say of themselves that do.
+    pub fn reports(&self) -> Vec<serde_json::Value> {
         // Not under the lock: a backend may take its time.
         let backends = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        backends.iter().filter_map(|backend| Some((backend.name().to_owned(), backend.report()?))).collect()
+        let report = |backend: &Arc<dyn Backend>| {
+            serde_json::json!({"name": backend.name(), "report": backend.report()})
+        };
+        backends.iter().map(report).collect()
     }
 }

@@ -221,6 +221,8 @@ impl Core {
             "recent": self.history.entries(),
             "repository": self.repository.report(),
             "onnxruntime": onnx::loaded(),
+            "plugins": *lock(&self.plugged),
+            "backends": self.backends.reports(),
         })
     }
 

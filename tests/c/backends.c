@@ -192,7 +192,8 @@ static void its_models_are_run_as_any(void) {
     }
     CHECK(atomic_load(&own.most_rows) > 1);
     CHECK(atomic_load(&own.prepares) > 0);
-    CHECK_TEXT(info_text(rig.engine, rig.model), "\"own\"");
+    CHECK_JSON(health_text(rig.engine), "models[name=m].provider", "own");
+    CHECK_JSON(health_text(rig.engine), "backends[name=own].report", "null");
     CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, NULL, NULL), OK);
     CHECK_INT(atomic_load(&own.models), 0);
     is_closed(&rig, &own);
