@@ -1520,6 +1520,208 @@ blaze_status blaze_tune_report(blaze_engine *engine,
                                size_t capacity,
                                size_t *needed);
 
+/* Backends ----------------------------------------------------------------------------------------------------- */
+
+/// The version of the structs in this part, for their `abi`. What is compiled for another one is refused.
+#define BLAZE_BACKEND_ABI 1
+
+/// For blaze_host.take: what stays as long as the model does.
+#define BLAZE_PURPOSE_WEIGHTS 0
+
+/// For blaze_host.take: what is given back before long, and is kept by the engine for whoever wants as much next.
+#define BLAZE_PURPOSE_BUFFERS 1
+
+/// A load, a preparation, a run, or a request of a stepwise model: the engine's own. Valid until the function that it was
+/// passed to returns; one that was passed to `begin`, until `end` returns.
+typedef struct blaze_call blaze_call;
+
+/// What a backend may ask of the engine. Made by the engine; it lives until the backend's `close` returns. Any thread may
+/// call its functions, also from within the backend's, but not two at the same time for one call.
+typedef struct blaze_host {
+    /// The engine's sizeof(blaze_host).
+    uint32_t struct_size;
+    /// The engine's BLAZE_BACKEND_ABI.
+    uint32_t abi;
+    /// The engine's own.
+    void *context;
+    /// Returns 1 once nobody wants the result of a call: return CANCELLED as soon as is convenient.
+    uint32_t (*is_cancelled)(const struct blaze_call *call);
+    /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
+    /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
+    /// it (the output's `memory`) in a device's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    blaze_status (*output)(struct blaze_call *call,
+                           uint32_t index,
+                           const int64_t *shape,
+                           uint32_t rank,
+                           blaze_memory memory,
+                           int32_t device,
+                           void **data);
+    /// Takes memory that comes from the backend's own `allocate`, counted against the budget of the device; models that have
+    /// nothing to do leave the device to make room. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them.
+    /// Returns NULL if there is none.
+    void *(*take)(struct blaze_call *call,
+                  blaze_memory memory,
+                  int32_t device,
+                  size_t size_bytes,
+                  uint32_t purpose);
+    /// Gives back what `take` has returned.
+    void (*give)(const struct blaze_host *host, void *address);
+    /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
+    /// QUEUE_FULL: so much waits for its consumer that the request should be left out until it does not.
+    blaze_status (*emit)(struct blaze_call *call, const char *text, size_t text_bytes, float progress);
+    /// Ends a stepwise request; `message` says why unless `status` is OK, and may be NULL. Outputs are made before. When the
+    /// step returns, `end` is called for it.
+    void (*finish)(struct blaze_call *call, blaze_status status, const char *message);
+    /// Writes a line to the engine's log, at a level from BLAZE_LOG_ERROR to BLAZE_LOG_TRACE.
+    void (*log)(const struct blaze_host *host, uint32_t level, const char *message);
+} blaze_host;
+
+/// What is to be loaded.
+typedef struct blaze_backend_load {
+    /// The engine's sizeof(blaze_backend_load).
+    uint32_t struct_size;
+    /// Batches that may be run at once.
+    uint32_t lanes;
+    /// The most rows in a batch, or requests of a stepwise model at once.
+    uint32_t max_rows;
+    /// How many `buckets` there are.
+    uint32_t buckets_count;
+    /// The model's "name:version".
+    const char *name;
+    /// Its file, or NULL.
+    const char *path;
+    /// Its bytes, if it is loaded from memory, or NULL.
+    const void *data;
+    /// How many bytes.
+    size_t data_bytes;
+    /// The configuration's "options" as JSON: an object.
+    const char *options;
+    /// Rows that batches are padded to, rising; NULL: none.
+    const uint32_t *buckets;
+} blaze_backend_load;
+
+/// Memory that many batches are run in, one after the other.
+typedef struct blaze_backend_batch {
+    /// The engine's sizeof(blaze_backend_batch).
+    uint32_t struct_size;
+    /// Bytes from one tensor of an array to the next.
+    uint32_t tensor_stride;
+    /// 1: up to `max_rows` rows are joined along the first axis. 0: a single request, whose shapes are those given.
+    uint32_t joined;
+    /// The first size of the tensors, if rows are joined.
+    uint32_t max_rows;
+    /// How many `inputs`: all of the model's.
+    uint32_t inputs_count;
+    /// How many `outputs`: all of the model's, or 0: their shapes are not known.
+    uint32_t outputs_count;
+    /// For each input all of its memory. `data` NULL: an optional input that is not given.
+    const blaze_tensor *inputs;
+    /// For each output all of its memory.
+    const blaze_tensor *outputs;
+} blaze_backend_batch;
+
+/// What is to be run, or begun.
+typedef struct blaze_backend_run {
+    /// The engine's sizeof(blaze_backend_run).
+    uint32_t struct_size;
+    /// Bytes from one tensor of an array to the next.
+    uint32_t tensor_stride;
+    /// Rows to run.
+    uint32_t rows;
+    /// The first of them in the memory that was prepared; the tensors begin there.
+    uint32_t first_row;
+    /// How many `inputs`: all of the model's.
+    uint32_t inputs_count;
+    /// How many `outputs`: all of the model's.
+    uint32_t outputs_count;
+    /// In the model's order. `data` NULL: an optional input that is not given.
+    const blaze_tensor *inputs;
+    /// In the model's order: where results are to be written. `data` NULL: ask blaze_host.output for memory.
+    const blaze_tensor *outputs;
+} blaze_backend_run;
+
+/// A backend: how to load and run a kind of model. Start from BLAZE_BACKEND_INIT. Functions may be called from any thread, and
+/// several at once, but for one prepared memory, and for one model's steps, one at a time. None may call into Blaze but by
+/// blaze_host, and none may throw or unwind. What fails says why in `err`, which is never NULL. Optional ones may be NULL.
+typedef struct blaze_backend {
+    /// sizeof(blaze_backend).
+    uint32_t struct_size;
+    /// BLAZE_BACKEND_ABI.
+    uint32_t abi;
+    /// What models' "backend" says, not "onnx" or "mock"; copied.
+    const char *name;
+    /// Passed to all functions.
+    void *user;
+    /// Told once, before anything else, what it may ask. Optional.
+    void (*open)(void *user, const struct blaze_host *host);
+    /// Loads a model. MODEL_NOT_FOUND, MODEL_INVALID, MODEL_UNSUPPORTED, INVALID_CONFIG, OUT_OF_MEMORY, OVER_BUDGET,
+    /// DEVICE_LOST, BACKEND_UNAVAILABLE and CANCELLED are passed on to the host as they are.
+    blaze_status (*load)(void *user,
+                         const struct blaze_backend_load *load,
+                         struct blaze_call *call,
+                         void **model,
+                         blaze_error *err);
+    /// Describes a model as JSON, by the two-call pattern: "inputs" and "outputs" ("name", "dtype", "shape": sizes, and names
+    /// for those that vary; "optional" for inputs), and if they differ from the defaults "rows_are_independent" (false: the
+    /// engine finds out by runs), "on_cpu" (true: a run keeps a core busy), "memory_bytes" (0: host memory that it takes),
+    /// "provider" (the backend's name), "devices" ([]: whose memory requests' tensors may be in), "batch_memory" ("host", or
+    /// "pinned": where batches are to be, by `allocate`).
+    blaze_status (*describe)(void *user, void *model, char *buffer, size_t capacity, size_t *needed);
+    /// Frees a model. Nothing of it is prepared or under way any more.
+    void (*unload)(void *user, void *model);
+    /// Makes ready what runs in some memory need. Optional.
+    blaze_status (*prepare)(void *user,
+                            void *model,
+                            const struct blaze_backend_batch *batch,
+                            struct blaze_call *call,
+                            void **prepared,
+                            blaze_error *err);
+    /// Frees what `prepare` has made; required with it.
+    void (*release)(void *user, void *model, void *prepared);
+    /// Runs a batch, or a request's own tensors, for which `prepared` is NULL. Required unless `begin` is there.
+    blaze_status (*run)(void *user,
+                        void *model,
+                        void *prepared,
+                        const struct blaze_backend_run *run,
+                        struct blaze_call *call,
+                        blaze_error *err);
+    /// Begins a request of a stepwise model. The inputs are valid until `end`; outputs are made by blaze_host.output. With
+    /// `begin`, `step` and `end` the backend's models are stepwise.
+    blaze_status (*begin)(void *user,
+                          void *model,
+                          const struct blaze_backend_run *run,
+                          struct blaze_call *call,
+                          void **state,
+                          blaze_error *err);
+    /// Advances all requests that are under way by one step, and says for each what came of it by `emit`, `output` and
+    /// `finish`. If the step itself fails, so do all of them.
+    blaze_status (*step)(void *user, void *model, void *const *states, uint32_t count, blaze_error *err);
+    /// Frees what `begin` has made: it is finished, cancelled or expired.
+    void (*end)(void *user, void *model, void *state);
+    /// Gives the engine's pools memory of a device, or pinned memory; NULL: there is none. Optional.
+    void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
+    /// Takes it back; required with `allocate`.
+    void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
+    /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
+    /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.
+    blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
+    /// Frees the backend: its engine is destroyed. Optional.
+    void (*close)(void *user);
+} blaze_backend;
+
+/// Makes a backend of the host's known to an engine: models whose "backend" is its name are loaded and run by it. It stays
+/// until the engine is destroyed, which calls its `close`.
+///
+/// @param engine   The engine.
+/// @param backend  The backend; copied. What `user` points to must live until `close`.
+/// @param err      Receives the reason of a failure; may be NULL.
+///
+/// Never blocks. Threads: any.
+/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; SHUT_DOWN.
+blaze_status blaze_backend_register(blaze_engine *engine,
+                                    const struct blaze_backend *backend,
+                                    blaze_error *err);
+
 /* Values to start from --------------------------------------------------------------------------------------- */
 
 /* struct_size is set, everything else is zero. */
@@ -1528,6 +1730,9 @@ blaze_status blaze_tune_report(blaze_engine *engine,
 #define BLAZE_REQUEST_INIT {sizeof(blaze_request), 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0}
 #define BLAZE_EVENT_INIT \
     {sizeof(blaze_event), 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0}, NULL, 0, 0.0f, 0, NULL}
+#define BLAZE_BACKEND_INIT \
+    {sizeof(blaze_backend), BLAZE_BACKEND_ABI, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+     NULL, NULL, NULL}
 #define BLAZE_HEALTH_INFO_INIT {sizeof(blaze_health_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 #define BLAZE_METRICS_INFO_INIT \
     {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}, \

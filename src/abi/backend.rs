@@ -14,9 +14,8 @@ pub const BLAZE_PURPOSE_BUFFERS: u32 = 1;
 
 /// A load, a preparation, a run, or a request of a stepwise model: the engine's own. Valid until the function that it was
 /// passed to returns; one that was passed to `begin`, until `end` returns.
-#[repr(C)]
 pub struct blaze_call {
-    _private: [u8; 0],
+    _opaque: (),
 }
 
 /// What a backend may ask of the engine. Made by the engine; it lives until the backend's `close` returns. Any thread may
@@ -120,7 +119,8 @@ pub struct blaze_backend_batch {
     pub inputs_count: u32,
     /// How many `outputs`: all of the model's, or 0: their shapes are not known.
     pub outputs_count: u32,
-    /// For each input all of its memory. `data` NULL: an optional input that is not given.
+    /// For each input all of its memory, in which requests may be already: it is not to be written to. `data` NULL: an
+    /// optional input that is not given.
     pub inputs: *const blaze_tensor,
     /// For each output all of its memory.
     pub outputs: *const blaze_tensor,

@@ -1,5 +1,6 @@
 //! The engine's life: creation, submitting, working, shutting down, and the end of every thread.
 
+use super::backends::Plugged;
 use super::completion::CompletionQueue;
 use super::crew::Crew;
 use super::event::Event;

@@ -210,6 +210,7 @@ fn prepare(
     let model = Model::new(Parts {
         config,
         path,
+        from_memory: bytes.is_some(),
         signature,
         batching,
         queue,

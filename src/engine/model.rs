@@ -50,6 +50,8 @@ pub struct Model {
     /// `name:version`.
     pub full_name: String,
     pub path: Option<PathBuf>,
+    /// Its bytes were the host's, and are not there any more.
+    pub from_memory: bool,
     pub signature: Arc<Signature>,
     /// Whether requests are joined, and if not, why.
     pub batching: Verdict,
@@ -81,6 +83,7 @@ pub struct Model {
 pub struct Parts {
     pub config: ModelConfig,
     pub path: Option<PathBuf>,
+    pub from_memory: bool,
     pub signature: Arc<Signature>,
     pub batching: Verdict,
     pub queue: Queue,
@@ -107,6 +110,7 @@ impl Model {
             performance: Performance::default(),
             is_version: AtomicBool::new(false),
             lanes: Mutex::default(),
+            from_memory: parts.from_memory,
             config,
             path,
             signature,

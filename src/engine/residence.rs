@@ -238,7 +238,7 @@ impl Model {
 
     /// Whether it can be loaded again: what came from the host's memory is not there any more.
     pub fn can_reload(&self) -> bool {
-        self.path.is_some() || self.config.backend == "mock"
+        !self.from_memory
     }
 
     /// What was made ready for its batches with the backend goes with it. The queue gives out no batches.

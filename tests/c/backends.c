@@ -78,8 +78,7 @@ static blaze_status prepare(void *user, void *model, const blaze_backend_batch *
         CHECK_INT(batch->outputs_count, 1);
         CHECK_INT(batch->inputs[0].shape[0], batch->max_rows);
         CHECK_INT(batch->inputs[0].size_bytes, batch->max_rows * 4 * sizeof(float));
-        memset(batch->inputs[0].data, 0, batch->inputs[0].size_bytes); /* all of it is there */
-        memset(batch->outputs[0].data, 0, batch->outputs[0].size_bytes);
+        memset(batch->outputs[0].data, 0, batch->outputs[0].size_bytes); /* all of it is there */
     }
     blaze_backend_batch *kept = malloc(sizeof *kept);
     *kept = *batch;
