@@ -1614,7 +1614,8 @@ typedef struct blaze_backend_batch {
     uint32_t inputs_count;
     /// How many `outputs`: all of the model's, or 0: their shapes are not known.
     uint32_t outputs_count;
-    /// For each input all of its memory. `data` NULL: an optional input that is not given.
+    /// For each input all of its memory, in which requests may be already: it is not to be written to. `data` NULL: an
+    /// optional input that is not given.
     const blaze_tensor *inputs;
     /// For each output all of its memory.
     const blaze_tensor *outputs;

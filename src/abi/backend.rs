@@ -203,8 +203,7 @@ pub struct blaze_backend {
         ) -> blaze_status,
     >,
     /// Frees what `prepare` has made; required with it.
-    pub release:
-        Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, prepared: *mut c_void)>,
+    pub release: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, prepared: *mut c_void)>,
     /// Runs a batch, or a request's own tensors, for which `prepared` is NULL. Required unless `begin` is there.
     pub run: Option<
         unsafe extern "C" fn(

@@ -203,9 +203,7 @@ impl Backends {
     pub fn reports(&self) -> Vec<serde_json::Value> {
         // Not under the lock: a backend may take its time.
         let backends = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let report = |backend: &Arc<dyn Backend>| {
-            serde_json::json!({"name": backend.name(), "report": backend.report()})
-        };
+        let report = |backend: &Arc<dyn Backend>| serde_json::json!({"name": backend.name(), "report": backend.report()});
         backends.iter().map(report).collect()
     }
 }

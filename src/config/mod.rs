@@ -8,7 +8,7 @@ mod route;
 mod tuning;
 
 pub use engine::{
-    EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, QueueConfig, RepositoryConfig, PluginConfig,
+    EngineConfig, LoadingConfig, MemoryConfig, OnnxRuntimeConfig, PluginConfig, QueueConfig, RepositoryConfig,
 };
 pub use log::{LogConfig, LogFileConfig, LogRateConfig};
 pub use model::{

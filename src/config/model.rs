@@ -367,7 +367,11 @@ impl ModelConfig {
         }
         self.limits.check(&format!("{prefix}limits."), false)?;
         let is_own = matches!(self.backend.as_str(), "onnx" | "mock");
-        require(!is_own || self.options.is_empty(), "options", "only for backends of the host's and of plugins")?;
+        require(
+            !is_own || self.options.is_empty(),
+            "options",
+            "only for backends of the host's and of plugins",
+        )?;
         if let Some(mock) = &self.mock {
             require(self.backend == "mock", "mock", "only for \"backend\": \"mock\"")?;
             for (index, fault) in mock.faults.iter().enumerate() {

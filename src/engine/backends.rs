@@ -51,14 +51,16 @@ impl Core {
                 Plugged { plugin: config.path.clone(), file: file.ok(), backend: None, error: None };
             match opened {
                 Ok(name) => {
-                    self.logger.info("backend", format_args!("plugin {:?} has backend {name:?}", config.path));
+                    self.logger
+                        .info("backend", format_args!("plugin {:?} has backend {name:?}", config.path));
                     plugged.backend = Some(name);
                 }
                 Err(error) if config.required || error.status != Status::BackendUnavailable => {
                     return Err(error.within(format!("plugins[{index}]")));
                 }
                 Err(error) => {
-                    self.logger.warn("backend", format_args!("plugin {:?} is not there: {error}", config.path));
+                    self.logger
+                        .warn("backend", format_args!("plugin {:?} is not there: {error}", config.path));
                     plugged.error = Some(error.message);
                 }
             }
@@ -83,7 +85,8 @@ impl Core {
             match missing.is_empty() {
                 true => error,
                 false => {
-                    let text = format!("{}; plugins that are not there: {}", error.message, missing.join("; "));
+                    let text =
+                        format!("{}; plugins that are not there: {}", error.message, missing.join("; "));
                     Error::new(Status::BackendUnavailable, text)
                 }
             }

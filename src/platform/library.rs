@@ -81,7 +81,9 @@ impl OpenLibrary {
 pub unsafe fn open_library(path: &Path) -> Result<OpenLibrary, String> {
     let name = super::file::system_path(path).ok_or("its path is not one of this system's")?;
     // SAFETY: `name` is NUL-terminated; the rest is promised by the caller.
-    let module = unsafe { kernel32::LoadLibraryExW(name.as_ptr(), std::ptr::null_mut(), kernel32::ITS_FOLDER_AND_THE_SYSTEM) };
+    let module = unsafe {
+        kernel32::LoadLibraryExW(name.as_ptr(), std::ptr::null_mut(), kernel32::ITS_FOLDER_AND_THE_SYSTEM)
+    };
     match module.is_null() {
         true => Err(std::io::Error::last_os_error().to_string()),
         false => Ok(OpenLibrary(module)),

@@ -48,7 +48,9 @@ impl Side {
     /// Points the tensors to `rows` rows from `first` on.
     fn aim(&mut self, parts: &[Part], regions: &[Region], layout: &Layout, first: usize, rows: usize) {
         for ((tensor, shape), part) in self.tensors.iter_mut().zip(&mut self.shapes).zip(&self.parts) {
-            let Some((part, region)) = part.and_then(|at| parts.get(at).zip(regions.get(at))) else { continue };
+            let Some((part, region)) = part.and_then(|at| parts.get(at).zip(regions.get(at))) else {
+                continue;
+            };
             if shape.len() != part.shape.len() {
                 *shape = part.shape.clone();
             }
@@ -104,7 +106,14 @@ impl ForeignBatch {
         let mut prepared = ptr::null_mut();
         // SAFETY: the model is loaded, and all pointers live until the call returns.
         backend.ask("prepare", |error| unsafe {
-            function(backend.user(), self.model.pointer, &raw const batch, call.as_c(), &raw mut prepared, error)
+            function(
+                backend.user(),
+                self.model.pointer,
+                &raw const batch,
+                call.as_c(),
+                &raw mut prepared,
+                error,
+            )
         })?;
         self.prepared = prepared;
         Ok(())

@@ -123,7 +123,10 @@ mod tests {
     fn a_description_becomes_a_signature() {
         let description = Description::parse(GOOD).unwrap();
         assert_eq!((description.on_cpu, description.memory_bytes), (false, 0));
-        assert_eq!((description.provider.as_deref(), description.batch_memory), (Some("here"), BatchMemory::Host));
+        assert_eq!(
+            (description.provider.as_deref(), description.batch_memory),
+            (Some("here"), BatchMemory::Host)
+        );
         let signature = description.signature().unwrap();
         assert_eq!(signature.inputs[0].shape_text(), "[batch, 4]");
         assert!(signature.inputs[1].optional && signature.inputs[1].dims.is_empty());
@@ -135,11 +138,23 @@ mod tests {
         let cases = [
             (r#"{"inputs": []}"#, "outputs"),
             (r#"{"inputs": [], "outputs": []}"#, "outputs: there must be one"),
-            (r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f33", "shape": []}]}"#, "outputs[0].dtype"),
-            (r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "string", "shape": []}]}"#, "outputs[0].dtype"),
-            (r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": [-1]}]}"#, "outputs[0].shape[0]"),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f33", "shape": []}]}"#,
+                "outputs[0].dtype",
+            ),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "string", "shape": []}]}"#,
+                "outputs[0].dtype",
+            ),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": [-1]}]}"#,
+                "outputs[0].shape[0]",
+            ),
             (r#"{"inputs": [], "outputs": [{"name": "", "dtype": "f32", "shape": []}]}"#, "outputs[0].name"),
-            (r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": [], "optional": true}]}"#, "optional"),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": [], "optional": true}]}"#,
+                "optional",
+            ),
             (r#"{"inputs": [], "outputs": [], "colour": 1}"#, "colour"),
             ("[1", "the model"),
         ];

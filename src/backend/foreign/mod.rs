@@ -123,7 +123,9 @@ impl Foreign {
         what: &str,
         read: impl Fn(*mut c_char, usize, *mut usize) -> blaze_status,
     ) -> Result<String> {
-        let broken = |text: String| Error::new(Status::BackendFailed, format!("backend {:?}: {what}: {text}", self.name));
+        let broken = |text: String| {
+            Error::new(Status::BackendFailed, format!("backend {:?}: {what}: {text}", self.name))
+        };
         let mut buffer: Vec<u8> = vec![0; 4096];
         // It may grow between two calls.
         for _ in 0..8 {
@@ -131,7 +133,8 @@ impl Foreign {
             let code = read(buffer.as_mut_ptr().cast(), buffer.len(), &raw mut needed);
             match Status::from_code(code) {
                 Some(Status::Ok) => {
-                    let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| broken("has no end".into()))?;
+                    let text =
+                        CStr::from_bytes_until_nul(&buffer).map_err(|_| broken("has no end".into()))?;
                     return text.to_str().map(str::to_owned).map_err(|_| broken("is not UTF-8".into()));
                 }
                 Some(Status::BufferTooSmall) if (buffer.len()..=MAX_TEXT).contains(&needed) => {
@@ -232,7 +235,8 @@ impl Backend for Foreign {
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
         let config = request.config;
         let c_text = |key: &str, text: String| {
-            CString::new(text).map_err(|_| Error::new(Status::InvalidConfig, format!("{key}: has a NUL in it")))
+            CString::new(text)
+                .map_err(|_| Error::new(Status::InvalidConfig, format!("{key}: has a NUL in it")))
         };
         let name = c_text("name", config.full_name())?;
         let options = c_text("options", serde_json::Value::Object(config.options.clone()).to_string())?;

@@ -92,7 +92,12 @@ pub fn bare_tensor(spec: &TensorSpec) -> blaze_tensor {
 }
 
 /// A run of all inputs and outputs.
-pub fn run_of(inputs: &[blaze_tensor], outputs: &[blaze_tensor], first: usize, rows: usize) -> blaze_backend_run {
+pub fn run_of(
+    inputs: &[blaze_tensor],
+    outputs: &[blaze_tensor],
+    first: usize,
+    rows: usize,
+) -> blaze_backend_run {
     blaze_backend_run {
         struct_size: size_of_struct::<blaze_backend_run>(),
         tensor_stride: size_of_struct::<blaze_tensor>(),

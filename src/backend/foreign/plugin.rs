@@ -7,7 +7,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::platform;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,13 +35,17 @@ pub fn file_of(path: &str) -> Result<PathBuf> {
 
 /// Opens a plugin, and has it make its backend. `config` is a JSON object.
 pub fn open(file: &Path, config: &str, logger: Logger, pool: &Arc<Pool>) -> Result<Arc<Foreign>> {
-    let unusable = |text: String| Error::new(Status::BackendUnavailable, format!("{}: {text}", file.display()));
+    let unusable =
+        |text: String| Error::new(Status::BackendUnavailable, format!("{}: {text}", file.display()));
     // SAFETY: whoever configures a plugin trusts its code, initializers and all, as its own.
-    let library = unsafe { platform::open_library(file) }.map_err(|error| unusable(error))?;
-    let symbol = |name| library.symbol(name).ok_or_else(|| unusable(format!("it has no {}", name.to_string_lossy())));
+    let library = unsafe { platform::open_library(file) }.map_err(&unusable)?;
+    let symbol =
+        |name| library.symbol(name).ok_or_else(|| unusable(format!("it has no {}", name.to_string_lossy())));
     let (abi, open) = (symbol(c"blaze_plugin_abi")?, symbol(c"blaze_plugin_open")?);
     // SAFETY: functions of these names have these types in every version of the ABI.
-    let (abi, open) = unsafe { (std::mem::transmute::<_, Abi>(abi), std::mem::transmute::<_, Open>(open)) };
+    let (abi, open) = unsafe {
+        (std::mem::transmute::<*mut c_void, Abi>(abi), std::mem::transmute::<*mut c_void, Open>(open))
+    };
     // SAFETY: it takes nothing.
     let made_for = unsafe { abi() };
     if made_for != BLAZE_BACKEND_ABI {
@@ -49,7 +53,8 @@ pub fn open(file: &Path, config: &str, logger: Logger, pool: &Arc<Pool>) -> Resu
             "it is made for version {made_for} of the interface for backends; this Blaze has {BLAZE_BACKEND_ABI}"
         )));
     }
-    let config = CString::new(config).map_err(|_| Error::new(Status::InvalidConfig, "config: has a NUL in it"))?;
+    let config =
+        CString::new(config).map_err(|_| Error::new(Status::InvalidConfig, "config: has a NUL in it"))?;
     // SAFETY: null function pointers are `None`, and all else are numbers and pointers.
     let mut functions = unsafe { MaybeUninit::<blaze_backend>::zeroed().assume_init() };
     functions.struct_size = size_of::<blaze_backend>() as u32;

@@ -2,7 +2,9 @@
 
 mod faults;
 
-use super::{Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View};
+use super::{
+    Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View,
+};
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
 use crate::memory::Pool;
