@@ -123,6 +123,8 @@ pub struct Places {
     all: Arc<Devices>,
     made: Mutex<Made>,
     taken: Mutex<HashMap<usize, Taken>>,
+    /// Blocks that nobody may have, because others have their addresses.
+    lost: Mutex<Vec<Block>>,
 }
 
 #[derive(Default)]
@@ -150,6 +152,7 @@ impl Places {
             all: Arc::clone(all),
             made: Mutex::default(),
             taken: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -231,7 +234,7 @@ impl Places {
         let mut taken = lock(&self.taken);
         if taken.contains_key(&address.addr()) {
             // Not back to the pool, which would hand it out again.
-            std::mem::forget(block);
+            lock(&self.lost).push(block);
             return Err(refusal("`allocate` has returned an address that is in use"));
         }
         taker.usage.change(place, bytes, 0);
@@ -298,7 +301,7 @@ impl Places {
     pub fn close(&self) -> u64 {
         let left = std::mem::take(&mut *lock(&self.taken));
         let bytes = left.values().map(|taken| taken.bytes).sum();
-        drop(left);
+        drop((left, std::mem::take(&mut *lock(&self.lost))));
         let made = {
             let mut made = lock(&self.made);
             made.is_closed = true;
