@@ -103,7 +103,9 @@ impl<'a> Call<'a> {
             OutputPlace::Host if asked.is_some() => {
                 return elsewhere("this output is to be in host memory".into());
             }
-            OutputPlace::Device(on) | OutputPlace::Buffer(DeviceRange { device: on, .. }) if asked != Some(on) => {
+            OutputPlace::Device(on) | OutputPlace::Buffer(DeviceRange { device: on, .. })
+                if asked != Some(on) =>
+            {
                 return elsewhere(format!("this output is to be in the memory of device {on}"));
             }
             OutputPlace::Host => {
@@ -112,9 +114,10 @@ impl<'a> Call<'a> {
                 (Data::Owned(buffer), address)
             }
             OutputPlace::Device(on) => {
-                let taker = self.taker.as_ref().ok_or_else(|| {
-                    Error::new(Status::InvalidState, "this call is about no model")
-                })?;
+                let taker = self
+                    .taker
+                    .as_ref()
+                    .ok_or_else(|| Error::new(Status::InvalidState, "this call is about no model"))?;
                 let block = self.context.places.take_output(taker, on, size)?;
                 let address = block.address().cast();
                 (Data::Device(DeviceBytes::of_block(block, on, size)), address)
