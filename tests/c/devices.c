@@ -127,15 +127,16 @@ static blaze_status load(void *user, const blaze_backend_load *load, blaze_call 
     size_t bytes = (size_t)option(load->options, "\"weights\":", 4096);
     int first = (int)option(load->options, "\"device\":", 0), end = first + (int)option(load->options, "\"devices\":", 1);
     for (int device = first; device < end; device++) {
-        model->weights[device] = host->take(call, BLAZE_MEMORY_CUDA, device, bytes, BLAZE_PURPOSE_WEIGHTS);
-        if (!model->weights[device]) {
+        void *weights = host->take(call, BLAZE_MEMORY_CUDA, device, bytes, BLAZE_PURPOSE_WEIGHTS);
+        if (!weights) {
             if (!own->load_leaks)
                 for (int other = first; other < device; other++) host->give(host, model->weights[other]);
             free(model);
             snprintf(err->message, sizeof err->message, "no room for %zu bytes on device %d", bytes, device);
             return BLAZE_STATUS_OVER_BUDGET;
         }
-        *(float *)near_of(own, device, model->weights[device], bytes) = model->factor;
+        model->weights[device] = weights;
+        *(float *)near_of(own, device, weights, bytes) = model->factor;
     }
     atomic_fetch_add(&own->models, 1);
     *out = model;
@@ -977,7 +978,7 @@ static void *one_of_a_crowd(void *pointer) {
 static void all_of_it_at_once(void) {
     struct backend own;
     make(&own);
-    own.memory = "pinned", own.scratch = 5000;
+    own.memory = "pinned", own.scratch = 2000;
     struct rig rig = rig_of(&own, "{\"threads\": 2, \"memory\": {\"devices\": {\"far:0\": 250000, \"far:1\": 250000}}}");
 #define CROWDED ", \"lanes\": 2, \"options\": {\"weights\": 90000, \"devices\": 2}, \"batching\": {\"max_rows\": 8}"
     blaze_model models[] = {load_model(rig.engine, MODEL("a", CROWDED)), load_model(rig.engine, MODEL("b", CROWDED)),
