@@ -9,7 +9,7 @@ pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
-pub use devices::{Device, Devices, MakesRoom, Need};
+pub use devices::{Device, Devices, MakesRoom, Need, free_bytes};
 pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;

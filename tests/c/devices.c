@@ -295,12 +295,19 @@ static void unload_model(struct rig *rig, blaze_model model) {
     CHECK_STATUS(blaze_model_unload(rig->engine, model, NULL, NULL), OK);
 }
 
+/* A model's or the engine's own number in the metrics, as a line of text. */
+static void has_metric(blaze_engine *engine, const char *line) {
+    static char text[262144];
+    CHECK_STATUS(blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
+    if (!strstr(text, line)) FAIL("there is no line \"%s\"", line);
+}
+
 /* Budgets and eviction ------------------------------------------------------------------------------------------- */
 
 static void what_models_take_is_counted_and_given_back(void) {
     struct backend own;
     make(&own);
-    own.scratch = 10000;
+    own.scratch = 10000, own.free_bytes = 5000000;
     struct rig rig = rig_of(&own, "{\"threads\": 1, \"memory\": {\"devices\": {\"far:0\": 1000000}}}");
     rig.model = load_model(rig.engine, MODEL("m", ", \"options\": {\"weights\": 100000, \"devices\": 2}"));
     still_works(&rig);
@@ -308,6 +315,12 @@ static void what_models_take_is_counted_and_given_back(void) {
     CHECK_JSON(health_text(rig.engine), "memory.devices[name=far:1].budget_bytes", "null");
     CHECK(device_number(rig.engine, 0, "used_bytes") >= 110000);
     CHECK_INT(device_number(rig.engine, 1, "used_bytes"), 100032);
+    CHECK_INT(health_number(rig.engine, "models[name=m].device_bytes.far:1"), 100032);
+    CHECK(health_number(rig.engine, "models[name=m].device_bytes.far:0") >= 110000);
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"1\",kind=\"used\"} 100032\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"budget\"} 1000000\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"pooled\"} 0\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"free\"} 5000000\n");
     CHECK_INT(atomic_load(&own.device_bytes),
               device_number(rig.engine, 0, "used_bytes") + device_number(rig.engine, 1, "used_bytes"));
     unload_model(&rig, rig.model);
