@@ -1576,7 +1576,7 @@ typedef struct blaze_host {
                   int32_t device,
                   size_t size_bytes,
                   uint32_t purpose);
-    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;

@@ -60,7 +60,7 @@ pub struct blaze_host {
             purpose: u32,
         ) -> *mut c_void,
     >,
-    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
