@@ -951,7 +951,8 @@ static void routes_take_them_too(void) {
     blaze_model route = 0;
     if (blaze_route_create(rig.engine,
                            "{\"name\": \"far\", \"targets\": [{\"model\": \"a\"}, {\"model\": \"b\"}],"
-                           " \"retry\": {\"attempts\": 3}}",
+                           " \"retry\": {\"attempts\": 3, \"budget\": 1}, \"hedge\": {\"quantile\": 0.5, \"budget\": 1},"
+                           " \"limits\": {\"concurrency\": 1, \"waiting\": 10}}",
                            &route, &error))
         FAIL("route: %s", error.message);
     void *x = on_device(&own, 0, ones_to_four, 4), *y = on_device(&own, 0, NULL, 4);
@@ -984,6 +985,10 @@ static void routes_take_them_too(void) {
     blaze_ticket ticket = submit(&rig, far_call(&far, route, x, 0, 1));
     uint64_t until = blaze_now_ns() + PATIENCE;
     while (!atomic_load(&own.running) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
+    REFUSED(far_call(&far, route, x, 0, 1), OVER_QUOTA, "do not wait");
+    blaze_ticket waits = submit(&rig, simple_call(&far.call, route));
+    CHECK_STATUS(blaze_cancel(rig.engine, waits), OK);
+    EXPECT_EVENT(rig.queue, waits, CANCELLED);
     CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
     event = next_event(rig.queue);
     CHECK_STATUS(event.status, CANCELLED);
