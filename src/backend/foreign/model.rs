@@ -6,7 +6,7 @@ use super::describe::Description;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
 use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
-use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport};
+use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport, Stepwise};
 use crate::error::{Error, Result, Status};
 use crate::tensor::{Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
@@ -51,7 +51,7 @@ impl ForeignModel {
             describe(backend.user(), pointer, buffer, capacity, needed)
         })?;
         let description = Description::parse(&text)?;
-        let signature = Arc::new(description.signature()?);
+        let signature = Arc::new(description.signature(backend.is_stepwise())?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
         std::mem::forget(loaded);
         Ok(ForeignModel { pointer, signature, description, provider, backend })
@@ -91,6 +91,20 @@ pub fn bare_tensor(spec: &TensorSpec) -> blaze_tensor {
     }
 }
 
+/// A request's own inputs, which must stay where they are.
+pub fn given_tensors(signature: &Signature, inputs: &[Option<Tensor>]) -> Vec<blaze_tensor> {
+    let given = signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
+        let mut bare = bare_tensor(spec);
+        if let Some(tensor) = tensor {
+            let bytes = tensor.bytes();
+            (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
+            (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+        }
+        bare
+    });
+    given.collect()
+}
+
 /// A run of all inputs and outputs.
 pub fn run_of(
     inputs: &[blaze_tensor],
@@ -116,16 +130,7 @@ impl Model for ForeignModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
-        let given = self.signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
-            let mut bare = bare_tensor(spec);
-            if let Some(tensor) = tensor {
-                let bytes = tensor.bytes();
-                (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
-                (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
-            }
-            bare
-        });
-        let given: Vec<blaze_tensor> = given.collect();
+        let given = given_tensors(&self.signature, inputs);
         let wanted: Vec<blaze_tensor> = self.signature.outputs.iter().map(bare_tensor).collect();
         let mut call = Call::new(&self.backend.context, interrupt, &self.signature.outputs);
         self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call)?;
@@ -138,6 +143,10 @@ impl Model for ForeignModel {
         layout: Arc<Layout>,
     ) -> Result<Option<Box<dyn Prepared>>> {
         Ok(Some(Box::new(ForeignBatch::new(self, memory, layout)?)))
+    }
+
+    fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
+        self.backend.is_stepwise().then(|| self as Arc<dyn Stepwise>)
     }
 
     fn computes_on_cpu(&self) -> bool {
