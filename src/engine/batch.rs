@@ -14,6 +14,7 @@ use super::completion::CompletionQueue;
 use super::line::Line;
 use super::outcome::OWN;
 use super::relay::Hop;
+use super::stream::Stream;
 use super::table::Table;
 use crate::backend::{Interrupt, Layout, Memory, Prepared};
 use crate::error::{Error, Result, Status};
@@ -77,6 +78,8 @@ pub struct Flags {
     pub routed: bool,
     /// It is an attempt for a request that has its ticket elsewhere, or for nobody.
     pub child: bool,
+    /// Its model is a stepwise one: see `stream`.
+    pub streams: bool,
 }
 
 #[repr(align(64))]
@@ -99,6 +102,9 @@ pub struct Cold {
     pub hop: Hop,
     /// How far a job has come, and what its events say of it: see `job`.
     pub progress: AtomicU32,
+    /// What it says before it ends.
+    pub stream: Mutex<Option<Arc<Stream>>>,
+    pub stream_link: AtomicU64,
 }
 
 /// States of memory that a request lends. It goes from `HOST` to `LANE` when a lane takes it, to `LET_GO` when the lane
@@ -310,7 +316,11 @@ impl Batch {
             (lap.text, lap.tensors) = (None, None);
             for member in 0..members.min(self.members.len()) {
                 let own = self.members[member].status.load(Ordering::Relaxed) & OWN != 0;
-                if own || (*self.members[member].request.get()).flags.extras {
+                let flags = (*self.members[member].request.get()).flags;
+                if flags.streams {
+                    *lock(&self.cold[member].stream) = None;
+                }
+                if own || flags.extras {
                     *self.cold[member].extras.get() = Extras::default();
                 }
             }

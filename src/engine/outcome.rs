@@ -54,11 +54,15 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         outputs_count: 0,
         payload: None,
         stage: None,
+        progress: 0.0,
     };
     if request.flags.job {
         // SAFETY: published.
         event.model = unsafe { batch.extras(member) }.rare.as_ref().map_or(0, |rare| rare.model);
         batch.cold(member).progress.fetch_or(job::OVER, Ordering::SeqCst);
+    }
+    if request.flags.streams {
+        batch.conclude_stream(member);
     }
     if which == Which::Released {
         event.kind = EventKind::BuffersReleased;

@@ -105,6 +105,7 @@ impl<'a> Lane<'a> {
                 if parent
                     && !self.batch.resolved.is_set(member)
                     && self.core.hand_over(&self.batch.cold(member).hop, self.batch, member, status)
+                    && !self.batch.speaks(member, self.core.table.ticket_of(self.batch, member))
                 {
                     settled.relayed[member / 64] |= 1 << (member % 64);
                 }
