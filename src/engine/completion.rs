@@ -186,8 +186,13 @@ impl CompletionQueue {
 
     /// Adds what `link` stands for, for which room was reserved, and wakes the consumer once. `cell` is its link.
     pub fn publish(&self, link: Link, cell: &AtomicU64, table: &Table) {
-        self.inbox.0.push_chain(link.0, cell);
+        self.push(link, cell);
         self.announce(table);
+    }
+
+    /// As `publish`, but wakes nobody: to be followed by `announce`, when locks are let go of.
+    pub fn push(&self, link: Link, cell: &AtomicU64) {
+        self.inbox.0.push_chain(link.0, cell);
     }
 
     /// Adds a chain, newest first, whose last cell is given.
@@ -196,8 +201,9 @@ impl CompletionQueue {
         self.announce(table);
     }
 
+    /// Wakes the consumer of what was pushed.
     #[inline]
-    fn announce(&self, table: &Table) {
+    pub fn announce(&self, table: &Table) {
         self.bell.ring();
         if self.has_fd.load(Ordering::SeqCst)
             && let Some(ready) = &mut *lock(&self.ready)

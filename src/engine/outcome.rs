@@ -61,9 +61,6 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         event.model = unsafe { batch.extras(member) }.rare.as_ref().map_or(0, |rare| rare.model);
         batch.cold(member).progress.fetch_or(job::OVER, Ordering::SeqCst);
     }
-    if request.flags.streams {
-        batch.conclude_stream(member);
-    }
     if which == Which::Released {
         event.kind = EventKind::BuffersReleased;
         table.leave(1);

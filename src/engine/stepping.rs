@@ -192,7 +192,8 @@ impl Live {
     /// Has the backend begin a request.
     fn begin_in(lane: &Lane<'_>, model: &Arc<Model>) -> Result<Begun> {
         let (table, batch) = (&lane.core.table, lane.batch);
-        let stream = batch.stream(0).ok_or_else(|| Error::new(Status::Internal, "a request has no stream"))?;
+        let stream =
+            batch.stream(0).ok_or_else(|| Error::new(Status::Internal, "a request has no stream"))?;
         let own = table.ticket_of(batch, 0);
         let voice = Voice {
             table: Arc::clone(table),

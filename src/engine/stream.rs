@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::batch::Batch;
-use super::completion::Link;
+use super::completion::{CompletionQueue, Link};
 use super::event::{Event, EventFlags, EventKind, Payload, Timing};
 use super::model::Model;
 use super::table::{Table, ticket};
@@ -40,8 +40,6 @@ struct State {
     queued: bool,
     /// The request has ended.
     over: bool,
-    /// The host has had its terminal event.
-    concluded: bool,
     /// Something was not taken, for lack of room.
     refused: bool,
     /// The attempt that has said something, or ended well; 0: none. No other one may.
@@ -178,15 +176,18 @@ impl Sink for Voice {
             if !state.has_news || std::mem::replace(&mut state.queued, true) {
                 return Ok(());
             }
+            // Under the lock, so that the terminal event comes after it.
+            pin.push_stream(member);
         }
-        // Not under the lock: whoever publishes may have to take what nobody else does.
-        pin.publish_stream(member);
+        // Not under the lock: it may fall to this thread to take what nobody else does.
+        pin.announce_stream(member);
         Ok(())
     }
 
     fn is_wanted(&self) -> bool {
         let is_unresolved = |ticket| self.table.is_unresolved(ticket);
-        is_unresolved(self.own) && (self.listener == 0 || self.listener == self.own || is_unresolved(self.listener))
+        is_unresolved(self.own)
+            && (self.listener == 0 || self.listener == self.own || is_unresolved(self.listener))
     }
 }
 
@@ -227,33 +228,36 @@ impl Batch {
             && self.stream(member).is_some_and(|stream| lock(&stream.0).speaker == attempt)
     }
 
-    /// Puts the event into the queue that tells what a member has said. Nobody else does at the same time.
-    fn publish_stream(&self, member: usize) {
-        // SAFETY: written, and held; queues live as long as the table.
-        let Some(queue) = (unsafe { self.request(member).queue.as_ref() }) else { return };
-        self.table.idle_places(-1);
-        self.table.slot(self.index).life().hold(None);
-        queue.publish(Link::stream(self.index, member), &self.cold(member).stream_link, &self.table);
+    fn queue_of(&self, member: usize) -> Option<&CompletionQueue> {
+        // SAFETY: written, and held, as the callers say; queues live as long as the table.
+        unsafe { self.request(member).queue.as_ref() }
     }
 
-    /// A member with a stream is about to have its terminal event: its place in the queue is given back, unless it is taken.
+    /// Puts the event into the queue that tells what a member has said, which is not there. For who has a hold on the batch.
+    fn push_stream(&self, member: usize) {
+        let Some(queue) = self.queue_of(member) else { return };
+        self.table.idle_places(-1);
+        self.table.slot(self.index).life().hold(None);
+        queue.push(Link::stream(self.index, member), &self.cold(member).stream_link);
+    }
+
+    fn announce_stream(&self, member: usize) {
+        if let Some(queue) = self.queue_of(member) {
+            queue.announce(&self.table);
+        }
+    }
+
+    /// A member with a stream is about to have its terminal event: what it says is refused from here on, and its place in the
+    /// queue is given back, unless it is taken. For who has a hold on the batch.
     pub fn end_stream(&self, member: usize) {
         let Some(stream) = self.stream(member) else { return };
         let gives_back = {
             let mut state = lock(&stream.0);
             !std::mem::replace(&mut state.over, true) && !state.queued
         };
-        // SAFETY: written, and held; queues live as long as the table.
-        if let (true, Some(queue)) = (gives_back, unsafe { self.request(member).queue.as_ref() }) {
+        if let (true, Some(queue)) = (gives_back, self.queue_of(member)) {
             self.table.idle_places(-1);
             queue.unreserve(1);
-        }
-    }
-
-    /// The host gets a member's terminal event: it hears no more.
-    pub fn conclude_stream(&self, member: usize) {
-        if let Some(stream) = self.stream(member) {
-            lock(&stream.0).concluded = true;
         }
     }
 }
@@ -275,7 +279,7 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize) -> (Option<Even
         let mut state = lock(&stream.0);
         (state.queued, state.refused) = (false, false);
         let text = std::mem::take(&mut state.text);
-        let news = std::mem::take(&mut state.has_news) && !state.concluded;
+        let news = std::mem::take(&mut state.has_news);
         let number = if news && !text.is_empty() { state.give(text, false) } else { 0 };
         (news.then_some(number), state.progress, state.model, !state.over, state.waits.take())
     };
@@ -300,7 +304,9 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize) -> (Option<Even
     };
     let event = match text {
         // The link's hold on the batch goes over to the text.
-        Some(number) if number > 0 => return (Some(event(number, Some(Payload::of_text(table, ticket, number)))), keeps),
+        Some(number) if number > 0 => {
+            return (Some(event(number, Some(Payload::of_text(table, ticket, number)))), keeps);
+        }
         Some(number) => Some(event(number, None)),
         None => None,
     };

@@ -198,7 +198,8 @@ pub unsafe fn write_event(to: *mut blaze_event, size: usize, event: Event) {
         if number != 0 {
             out.timing.reserved = number;
             // SAFETY: the event holds the table.
-            let said = unsafe { table.as_ref() }.with_given(ticket, number, |text| (text.as_ptr(), text.len()));
+            let said =
+                unsafe { table.as_ref() }.with_given(ticket, number, |text| (text.as_ptr(), text.len()));
             let (text, text_bytes) = said.unwrap_or((std::ptr::null(), 0));
             (out.text, out.text_bytes) = (text.cast(), text_bytes);
         } else if out.status != Status::Ok.code() || out.outputs_count == 0 {

@@ -836,7 +836,8 @@ static void places_are_kept_for_what_is_said(void) {
     free(answer.text);
     for (int i = 0; i < 10; i++) {
         CHECK_STATUS(blaze_submit(rig.engine, ask_for(&ask, rig.model, 5), small, &ticket, NULL), OK);
-        if (i % 2) CHECK(blaze_cancel(rig.engine, ticket) <= BLAZE_STATUS_NOT_FOUND);
+        blaze_status status = i % 2 ? blaze_cancel(rig.engine, ticket) : BLAZE_STATUS_OK;
+        CHECK(status == BLAZE_STATUS_OK || status == BLAZE_STATUS_NOT_FOUND);
         answer = answer_of(small, ticket);
         CHECK(answer.status == BLAZE_STATUS_OK || (i % 2 && answer.status == BLAZE_STATUS_CANCELLED));
         free(answer.text);
@@ -1057,12 +1058,11 @@ static void the_mock_takes_steps(void) {
     }
     still_works(&rig);
     rig_down(&rig);
-    rig = rig_up("{}", "\"steps\": 4, " HANGS(1), "");
+    rig = rig_up("{}", "\"steps\": 4, " HANGS_ALWAYS, "");
     blaze_ticket ticket = submit_simple(&rig, 0);
     until_running(rig.engine);
     CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
     EXPECT_EVENT(rig.queue, ticket, CANCELLED);
-    still_works(&rig);
     rig_down(&rig);
 }
 

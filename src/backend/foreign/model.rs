@@ -146,7 +146,7 @@ impl Model for ForeignModel {
     }
 
     fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
-        self.backend.is_stepwise().then(|| self as Arc<dyn Stepwise>)
+        if self.backend.is_stepwise() { Some(self) } else { None }
     }
 
     fn computes_on_cpu(&self) -> bool {

@@ -4,7 +4,8 @@ mod faults;
 mod steps;
 
 use super::{
-    Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Stepwise, View,
+    Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Stepwise,
+    View,
 };
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
@@ -109,7 +110,7 @@ impl Model for MockModel {
     }
 
     fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
-        self.takes_steps().then(|| self as Arc<dyn Stepwise>)
+        if self.takes_steps() { Some(self) } else { None }
     }
 
     /// It sleeps rather than computes.

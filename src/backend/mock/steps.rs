@@ -38,7 +38,8 @@ impl Stepwise for MockModel {
     fn step(&self, live: &mut [&mut dyn Sequence]) -> Result<()> {
         let mut own: Vec<&mut MockSequence> = live.iter_mut().filter_map(|sequence| own(*sequence)).collect();
         let takes_ns = self.faults.strike_step(|| own.iter().any(|sequence| sequence.sink.is_wanted()))?;
-        let until = now_ns().saturating_add(self.config.latency_us.saturating_mul(1000)).saturating_add(takes_ns);
+        let until =
+            now_ns().saturating_add(self.config.latency_us.saturating_mul(1000)).saturating_add(takes_ns);
         while now_ns() < until && own.iter().any(|sequence| sequence.sink.is_wanted()) {
             std::thread::sleep(Duration::from_nanos(until.saturating_sub(now_ns()).min(LOOK_NS)));
         }
