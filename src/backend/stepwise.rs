@@ -33,4 +33,7 @@ pub trait Sink: Send + Sync {
 
     /// Whether somebody still wants the result.
     fn is_wanted(&self) -> bool;
+
+    /// The request has ended: its end can be taken.
+    fn ended(&self);
 }

@@ -403,10 +403,7 @@ impl Core {
                     data,
                 });
             }
-            let streams = batch.flags(member).is_some_and(|flags| flags.streams);
-            if streams != model.is_stepwise() {
-                return Err(Error::new(Status::Unsupported, "one of the two targets advances by steps"));
-            }
+            batch.check_kind(member, &model)?;
             let mut admitted = Admitted::default();
             admit(&description, &model, &mut admitted)?;
             self.submit_child(&description, &admitted, &model, Some(&attempt), now, (parent, Some(cell)))

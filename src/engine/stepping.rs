@@ -42,6 +42,11 @@ impl Stepping {
         Stepping { live: Mutex::default(), waker: Waker::new(move || alarm.bell.ring_all()) }
     }
 
+    /// Has the model's thread look again.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// For a thread of the host's: takes in what waits, and makes one step. False: there was nothing to do, or another
     /// thread does it.
     pub fn pump(&self, core: &Arc<Core>, model: &Arc<Model>) -> bool {
@@ -71,10 +76,7 @@ impl Stepping {
                 let Some((index, _pass)) = next else { return };
                 first = Some(index);
             }
-            let active = core.spinning.compute();
-            let worked = self.slice(core, model, &mut live, first);
-            drop(active);
-            if !worked {
+            if !self.slice(core, model, &mut live, first) {
                 // All of them wait for their hosts.
                 queue.sleep(|| self.waker.is_stirred() || queue.is_ready() || queue.is_closed());
             }
@@ -89,8 +91,11 @@ impl Stepping {
             return false;
         }
         let Some(_pass) = core.gate_of(model).enter(&queue.share, || true) else { return false };
+        let _active = core.spinning.compute();
         let (mut worked, mut next) = (false, first);
-        while let Some(index) = next.take().or_else(|| queue.try_next()) {
+        // No more than may live: what fails at once, and makes room by it, must not keep the others waiting.
+        for _ in 0..queue.lanes() {
+            let Some(index) = next.take().or_else(|| queue.try_next()) else { break };
             live.extend(self.begin(core, model, index));
             worked = true;
         }
@@ -99,8 +104,19 @@ impl Stepping {
         let before = live.len();
         let unwanted: Vec<Live> = live.extract_if(.., |live| live.is_unwanted(core)).collect();
         unwanted.into_iter().for_each(|live| live.end(core, model, Err(nobody()), false));
+        Self::end_finished(core, model, live); // by a thread of the backend's own, between steps
         worked |= live.len() < before;
         self.step(core, model, live) || worked
+    }
+
+    /// Ends those that have finished.
+    fn end_finished(core: &Arc<Core>, model: &Arc<Model>, live: &mut Vec<Live>) {
+        let mut results = Vec::new();
+        let over = |live: &mut Live| live.take_end().map(|result| results.push(result)).is_some();
+        let over: Vec<Live> = live.extract_if(.., over).collect();
+        for (live, result) in over.into_iter().zip(results) {
+            live.end(core, model, result, true);
+        }
     }
 
     /// Begins a request that the queue has given out; `None`: it has ended already.
@@ -147,14 +163,7 @@ impl Stepping {
             }
             return true;
         }
-        let ended = live.iter_mut().map(Live::take_end).collect::<Vec<_>>();
-        let mut ended = ended.into_iter();
-        let mut results = Vec::new();
-        let over = |_: &mut Live| ended.next().flatten().map(|result| results.push(result)).is_some();
-        let over: Vec<Live> = live.extract_if(.., over).collect();
-        for (live, result) in over.into_iter().zip(results) {
-            live.end(core, model, result, true);
-        }
+        Self::end_finished(core, model, live);
         true
     }
 }

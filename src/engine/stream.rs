@@ -13,6 +13,7 @@ use super::model::Model;
 use super::table::{Table, ticket};
 use super::{ModelId, Ticket};
 use crate::backend::Sink;
+use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use std::ptr::NonNull;
@@ -44,6 +45,8 @@ struct State {
     refused: bool,
     /// The attempt that has said something, or ended well; 0: none. No other one may.
     speaker: Ticket,
+    /// When it did.
+    spoke_ns: u64,
     /// Whose it is.
     model: ModelId,
     /// Who waits for the host to take what there is.
@@ -82,7 +85,7 @@ impl Waker {
 impl State {
     fn claim(&mut self, attempt: Ticket) -> bool {
         if self.speaker == 0 {
-            self.speaker = attempt;
+            (self.speaker, self.spoke_ns) = (attempt, now_ns());
         }
         self.speaker == attempt
     }
@@ -184,6 +187,12 @@ impl Sink for Voice {
         Ok(())
     }
 
+    fn ended(&self) {
+        if let Some(stepping) = &self.model.stepping {
+            stepping.wake();
+        }
+    }
+
     fn is_wanted(&self) -> bool {
         let is_unresolved = |ticket| self.table.is_unresolved(ticket);
         is_unresolved(self.own)
@@ -222,10 +231,26 @@ impl Batch {
             && self.stream(member).is_some_and(|stream| stream.has_spoken())
     }
 
+    /// When something was first said, if it was. How long all of it takes is the request's own matter, and says nothing about
+    /// who answers it.
+    pub fn answered_ns(&self, member: usize) -> Option<u64> {
+        let spoke_ns = lock(&self.stream(member)?.0).spoke_ns;
+        (spoke_ns != 0).then_some(spoke_ns)
+    }
+
     /// Whether it is this attempt that has.
     pub fn speaks(&self, member: usize, attempt: Ticket) -> bool {
         self.flags(member).is_some_and(|flags| flags.streams)
             && self.stream(member).is_some_and(|stream| lock(&stream.0).speaker == attempt)
+    }
+
+    /// Whether another attempt may be made at this model.
+    pub fn check_kind(&self, member: usize, model: &Model) -> Result<()> {
+        let streams = self.flags(member).is_some_and(|flags| flags.streams);
+        match streams == model.is_stepwise() {
+            true => Ok(()),
+            false => Err(Error::new(Status::Unsupported, "one of the two targets advances by steps")),
+        }
     }
 
     fn queue_of(&self, member: usize) -> Option<&CompletionQueue> {

@@ -24,7 +24,7 @@ struct backend {
     int64_t order[16];       /* requests, as they began */
 };
 
-enum { KEEPS, FINISHES_TWICE, SPEAKS_AFTER_THE_END, HAS_NO_STATE, FORGETS_OUTPUTS, SAYS_NONSENSE, ENDS_AT_ONCE, STATUS_UNKNOWN };
+enum { KEEPS, FINISHES_TWICE, SPEAKS_AFTER_THE_END, HAS_NO_STATE, FORGETS_OUTPUTS, SAYS_NONSENSE, ENDS_AT_ONCE, STATUS_UNKNOWN, ENDS_ELSEWHERE };
 
 struct sequence {
     struct backend *own;
@@ -123,6 +123,13 @@ static void end(void *user, void *model, void *state) {
     atomic_fetch_sub(&own->live, 1);
 }
 
+static void *finish_elsewhere(void *argument) {
+    struct sequence *sequence = argument;
+    sleep_ns(20 * MILLISECOND); /* most likely, nothing goes on then */
+    finish_well(sequence);
+    return NULL;
+}
+
 static void break_word(struct sequence *sequence) {
     struct backend *own = sequence->own;
     const blaze_host *host = own->host;
@@ -157,6 +164,16 @@ static void break_word(struct sequence *sequence) {
         host->finish(NULL, BLAZE_STATUS_OK, NULL);
         free(large);
         finish_well(sequence);
+        break;
+    }
+    case ENDS_ELSEWHERE: {
+        pthread_t thread;
+        if (sequence->done++) return;
+        char *large = calloc(1, MIB);
+        CHECK_STATUS(host->emit(sequence->call, large, MIB, progress), OK);
+        free(large);
+        CHECK(!pthread_create(&thread, NULL, finish_elsewhere, sequence));
+        pthread_detach(thread);
         break;
     }
     default:
@@ -803,6 +820,45 @@ static void a_backend_that_breaks_its_word_harms_nobody(void) {
     is_closed(&rig, &own);
 }
 
+/* By a thread of the backend's, while no step is made since nobody takes what was said. */
+static void one_may_end_between_steps(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}", "");
+    atomic_store(&own.breaks, ENDS_ELSEWHERE);
+    blaze_ticket ticket = submit_for(&rig, 1);
+    until_int(&own.ends, 1);
+    struct answer answer = answer_of(rig.queue, ticket);
+    CHECK_INT(answer.bytes, MIB);
+    CHECK_INT(answer.status, BLAZE_STATUS_OK);
+    free(answer.text);
+    is_closed(&rig, &own);
+}
+
+static void an_engine_may_be_destroyed_while_they_live(void) {
+    for (int threads = 0; threads < 2; threads++) {
+        struct backend own;
+        make(&own);
+        struct rig rig = rig_of(&own, threads ? "{\"threads\": 1}" : "{\"threads\": 0}", "");
+        atomic_store(&own.stubborn, 1);
+        for (int i = 0; i < 5; i++) submit_for(&rig, 3);
+        if (threads) until_int(&own.begins, 5);
+        else CHECK_STATUS(blaze_pump(rig.engine, 0, NULL), OK);
+        CHECK_INT(atomic_load(&own.live), 5);
+        blaze_engine_destroy(rig.engine);
+        CHECK_INT(atomic_load(&own.closes), 1);
+        CHECK_INT(atomic_load(&own.ends), 5);
+        blaze_event event = BLAZE_EVENT_INIT;
+        int ended = 0;
+        while (blaze_poll(rig.queue, &event, sizeof event, 1) == 1) {
+            ended += event.kind == BLAZE_EVENT_DONE;
+            blaze_event_release(&event);
+        }
+        CHECK_INT(ended, 5);
+        CHECK_STATUS(blaze_queue_destroy(rig.queue), OK);
+    }
+}
+
 /* Every request holds two places in its queue: for what it says, and for its end. */
 static void places_are_kept_for_what_is_said(void) {
     struct backend own;
@@ -991,6 +1047,29 @@ static void a_route_goes_elsewhere_until_something_is_said(void) {
     pair_down(&pair);
 }
 
+/* Those that wait for their turn are told of like any. */
+static void those_that_wait_for_their_turn_speak_too(void) {
+    struct pair pair;
+    pair_up(&pair, ", \"limits\": {\"concurrency\": 2, \"waiting\": 20}");
+    blaze_ticket tickets[10];
+    struct answer answers[10] = {{.bytes = 0}};
+    atomic_store(&pair.own.permits, 0);
+    for (int i = 0; i < 10; i++) tickets[i] = submit_for(&pair.rig, 20 + i);
+    CHECK_STATUS(blaze_cancel(pair.rig.engine, tickets[9]), OK);
+    atomic_store(&pair.own.permits, -1);
+    for (int ended = 0; ended < 10;) {
+        blaze_event event = next_event(pair.rig.queue);
+        for (int i = 0; i < 10; i++)
+            if (event.ticket == tickets[i]) take_event(&answers[i], &event);
+        ended += event.kind == BLAZE_EVENT_DONE;
+        blaze_event_release(&event);
+    }
+    for (int i = 0; i < 10; i++) is_answer(answers[i], i < 9 ? BLAZE_STATUS_OK : BLAZE_STATUS_CANCELLED, 20 + i, 0);
+    CHECK(atomic_load(&pair.own.most_live) <= 2);
+    no_event(pair.rig.queue);
+    pair_down(&pair);
+}
+
 /* Two attempts at once: whichever says something first answers, and the other is given up. */
 static void of_two_attempts_only_one_speaks(void) {
     struct pair pair;
@@ -1174,11 +1253,14 @@ int main(int argc, char **argv) {
         TEST(what_fails_says_why),
         TEST(a_lost_model_comes_back),
         TEST(a_backend_that_breaks_its_word_harms_nobody),
+        TEST(one_may_end_between_steps),
+        TEST(an_engine_may_be_destroyed_while_they_live),
         TEST(places_are_kept_for_what_is_said),
         TEST(texts_stay_until_they_are_released),
         TEST(settings_that_mean_nothing_are_refused),
         TEST(steps_and_pieces_are_counted),
         TEST(a_route_goes_elsewhere_until_something_is_said),
+        TEST(those_that_wait_for_their_turn_speak_too),
         TEST(of_two_attempts_only_one_speaks),
         TEST(the_mock_takes_steps),
         TEST(many_threads_at_once),

@@ -20,7 +20,8 @@ use std::sync::Arc;
 /// What a backend says of a request.
 pub struct Told {
     pub sink: Arc<dyn Sink>,
-    end: Mutex<End>,
+    /// Kept by whoever tells it, too: the call may go at once.
+    end: Arc<Mutex<End>>,
 }
 
 #[derive(Default)]
@@ -83,7 +84,7 @@ impl Stepwise for ForeignModel {
             )
         };
         let mut call = Box::new(Call::new(context, waits, specs));
-        call.told = Some(Told { sink, end: Mutex::default() });
+        call.told = Some(Told { sink, end: Arc::default() });
         let mut sequence = Box::new(ForeignSequence {
             state: ptr::null_mut(),
             call: Box::into_raw(call),
@@ -211,14 +212,20 @@ pub unsafe extern "C" fn finish(call: *mut blaze_call, status: blaze_status, mes
             };
             Err(call.context.failure("the request", status, &said))
         };
-        let mut end = lock(&told.end);
-        if std::mem::replace(&mut end.is_told, true) {
-            drop(end);
-            let name = &call.context.name;
-            call.context.logger.warn("backend", format_args!("{name}: a request was finished twice"));
-            return Ok(());
+        let (context, sink, place) = (call.context, Arc::clone(&told.sink), Arc::clone(&told.end));
+        let mut end = lock(&place);
+        let again = std::mem::replace(&mut end.is_told, true);
+        if !again {
+            end.how = Some(how);
         }
-        end.how = Some(how);
+        drop(end);
+        match again {
+            true => {
+                let text = format_args!("{}: a request was finished twice", context.name);
+                context.logger.warn("backend", text);
+            }
+            false => sink.ended(),
+        }
         Ok(())
     });
 }
