@@ -978,6 +978,46 @@ static void steps_and_pieces_are_counted(void) {
     is_closed(&rig, &own);
 }
 
+/* Where the time went, in the event and in a profile. */
+static void their_times_are_told(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}", "");
+    CHECK_STATUS(blaze_profile_start(rig.engine, "{\"level\": \"comprehensive\"}", NULL), OK);
+    uint64_t began = blaze_now_ns();
+    atomic_store(&own.permits, 0);
+    blaze_ticket ticket = submit_for(&rig, 2);
+    until_int(&own.entered, 1);
+    uint64_t entered = blaze_now_ns();
+    sleep_ns(20 * MILLISECOND);
+    uint64_t left = blaze_now_ns();
+    atomic_store(&own.permits, -1);
+    for (int over = 0; !over;) {
+        blaze_event event = next_event(rig.queue);
+        const blaze_timing *timing = &event.timing;
+        over = event.kind == BLAZE_EVENT_DONE;
+        if (over) {
+            CHECK_INT(event.ticket, ticket);
+            CHECK(timing->computed_ns >= left - entered); /* from its begin to its end */
+            CHECK(timing->queued_ns + timing->batched_ns + timing->computed_ns <= blaze_now_ns() - began);
+            CHECK_INT(timing->batch_rows, 1);
+        }
+        blaze_event_release(&event);
+    }
+    for (int i = 0; i < 4; i++) is_answer(answer_of(rig.queue, submit_for(&rig, 3)), BLAZE_STATUS_OK, 3, 0);
+    static char text[4 << 20];
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    do { /* it is recorded after the event is out */
+        sleep_ns(MILLISECOND);
+        CHECK_STATUS(blaze_profile_report(rig.engine, BLAZE_REPORT_JSON, text, sizeof text, NULL, NULL), OK);
+    } while (json_number(text, "requests") < 5 && blaze_now_ns() < until);
+    CHECK_INT(json_number(text, "requests"), 5);
+    CHECK_INT(json_number(text, "models[name=m:1].total.count"), 5);
+    CHECK_STATUS(blaze_profile_report(rig.engine, BLAZE_REPORT_TRACE, text, sizeof text, NULL, NULL), OK);
+    CHECK(json_count(text, "traceEvents") > 5);
+    is_closed(&rig, &own);
+}
+
 /* Routes -------------------------------------------------------------------------------------------------------- */
 
 struct pair {
@@ -1259,6 +1299,7 @@ int main(int argc, char **argv) {
         TEST(texts_stay_until_they_are_released),
         TEST(settings_that_mean_nothing_are_refused),
         TEST(steps_and_pieces_are_counted),
+        TEST(their_times_are_told),
         TEST(a_route_goes_elsewhere_until_something_is_said),
         TEST(those_that_wait_for_their_turn_speak_too),
         TEST(of_two_attempts_only_one_speaks),
