@@ -18,6 +18,7 @@ struct backend {
     atomic_int quiet;        /* only progress */
     atomic_int full;         /* how often there was no room */
     atomic_int refused;      /* how often nobody wanted what was said */
+    atomic_int only_text;    /* there are no outputs */
     atomic_int stubborn;     /* never finishes */
     atomic_int breaks;       /* which word: see `break_word` */
     atomic_int broken;
@@ -56,14 +57,17 @@ static blaze_status load(void *user, const blaze_backend_load *load, blaze_call 
 }
 
 static blaze_status describe(void *user, void *model, char *buffer, size_t capacity, size_t *needed) {
-    static const char text[] =
+    static const char only[] = "{\"inputs\": [{\"name\": \"n\", \"dtype\": \"i64\", \"shape\": [1]}], \"outputs\": []}";
+    static const char usual[] =
         "{\"inputs\": [{\"name\": \"n\", \"dtype\": \"i64\", \"shape\": [1]},"
         "              {\"name\": \"more\", \"dtype\": \"u8\", \"shape\": [\"bytes\"], \"optional\": true}],"
         " \"outputs\": [{\"name\": \"count\", \"dtype\": \"i64\", \"shape\": [\"k\"]}], \"on_cpu\": false, \"memory_bytes\": 1048576}";
-    (void)user, (void)model;
-    *needed = sizeof text;
+    struct backend *own = user;
+    (void)model;
+    const char *text = atomic_load(&own->only_text) ? only : usual;
+    *needed = strlen(text) + 1;
     if (*needed > capacity) return BLAZE_STATUS_BUFFER_TOO_SMALL;
-    memcpy(buffer, text, sizeof text);
+    memcpy(buffer, text, *needed);
     return BLAZE_STATUS_OK;
 }
 
@@ -78,7 +82,8 @@ static void finish_well(struct sequence *sequence) {
     const blaze_host *host = sequence->own->host;
     const int64_t shape[] = {1};
     void *data = NULL;
-    CHECK_STATUS(host->output(sequence->call, 0, shape, 1, BLAZE_MEMORY_HOST, 0, &data), OK);
+    blaze_status status = host->output(sequence->call, 0, shape, 1, BLAZE_MEMORY_HOST, 0, &data);
+    CHECK_INT(status, atomic_load(&sequence->own->only_text) ? BLAZE_STATUS_INVALID_ARGUMENT : BLAZE_STATUS_OK);
     if (data) *(int64_t *)data = sequence->done;
     host->finish(sequence->call, BLAZE_STATUS_OK, NULL);
 }
@@ -88,9 +93,9 @@ static blaze_status begin(void *user, void *model, const blaze_backend_run *run,
     struct backend *own = user;
     CHECK(model == user);
     CHECK_INT(run->struct_size, sizeof *run);
-    CHECK_INT(run->inputs_count, 2);
-    CHECK_INT(run->outputs_count, 1);
-    CHECK(!run->outputs[0].data);
+    CHECK_INT(run->inputs_count, atomic_load(&own->only_text) ? 1 : 2);
+    CHECK_INT(run->outputs_count, atomic_load(&own->only_text) ? 0 : 1);
+    CHECK(atomic_load(&own->only_text) || !run->outputs[0].data);
     if (atomic_load(&own->fail_begin)) {
         snprintf(err->message, sizeof err->message, "not today");
         return atomic_load(&own->fail_begin);
@@ -335,7 +340,7 @@ static void take_event(struct answer *answer, blaze_event *event) {
     if (event->kind == BLAZE_EVENT_DONE) {
         answer->status = event->status;
         snprintf(answer->reason, sizeof answer->reason, "%s", event->text ? event->text : "");
-        if (event->status == BLAZE_STATUS_OK) {
+        if (event->status == BLAZE_STATUS_OK && event->outputs_count > 0) {
             blaze_tensor view = BLAZE_TENSOR_INIT;
             CHECK_STATUS(blaze_event_output(event, 0, &view), OK);
             CHECK_INT(view.size_bytes, sizeof(int64_t));
@@ -671,6 +676,34 @@ static void infer_gives_all_of_the_text(void) {
         }
         is_closed(&rig, &own);
     }
+}
+
+static void a_model_may_have_nothing_but_text(void) {
+    struct backend own;
+    make(&own);
+    atomic_store(&own.only_text, 1);
+    struct rig rig = rig_of(&own, "{}", "");
+    struct answer answer = answer_of(rig.queue, submit_for(&rig, 3));
+    CHECK_INT(answer.status, BLAZE_STATUS_OK);
+    CHECK(!strcmp(answer.text, "0 1 2 "));
+    free(answer.text);
+    struct ask ask;
+    blaze_event events[2] = {BLAZE_EVENT_INIT, BLAZE_EVENT_INIT};
+    for (int i = 0; i < 2; i++) {
+        CHECK_STATUS(blaze_infer(rig.engine, ask_for(&ask, rig.model, 3 + i), PATIENCE, &events[i], NULL), OK);
+        CHECK_INT(events[i].outputs_count, 0);
+    }
+    is_closed(&rig, &own);
+    CHECK(!strcmp(events[0].text, "0 1 2 ") && !strcmp(events[1].text, "0 1 2 3 "));
+    for (int i = 0; i < 2; i++) blaze_event_release(&events[i]);
+    make(&own); /* one that runs must have some */
+    atomic_store(&own.only_text, 1);
+    own.functions.begin = NULL, own.functions.end = NULL;
+    rig = (struct rig){new_engine("{}"), NULL, 0};
+    blaze_error error = {.status = 0};
+    CHECK_STATUS(blaze_backend_register(rig.engine, &own.functions, &error), NULL_POINTER);
+    CHECK_TEXT(error.message, "backend.begin"); /* not one or two of the three */
+    blaze_engine_destroy(rig.engine);
 }
 
 static void *unload_model(void *argument) {
@@ -1288,6 +1321,7 @@ int main(int argc, char **argv) {
         TEST(a_slow_consumer_stops_nobody_but_itself),
         TEST(a_pump_makes_one_step_at_a_time),
         TEST(infer_gives_all_of_the_text),
+        TEST(a_model_may_have_nothing_but_text),
         TEST(unloading_waits_for_those_that_live),
         TEST(a_shutdown_ends_them),
         TEST(what_fails_says_why),
