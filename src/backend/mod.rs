@@ -1,6 +1,7 @@
 //! What runs models: the traits that every backend implements, and an engine's list of backends.
 
 mod batch;
+mod devices;
 mod foreign;
 mod interrupt;
 pub mod mock;
@@ -8,6 +9,7 @@ pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
+pub use devices::{Device, Devices, MakesRoom, Need};
 pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
@@ -17,6 +19,7 @@ use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
+use crate::sync::AtomicBool;
 use crate::tensor::{Signature, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -35,6 +38,8 @@ pub struct LoadRequest<'a> {
     pub sessions: &'a Sessions,
     /// What is reserved for the model.
     pub room: Room,
+    /// Set if a device had no room for the model, so that room on the host is no help.
+    pub device_is_full: AtomicBool,
 }
 
 /// What loading a model will take, as well as can be told before.
@@ -110,6 +115,16 @@ pub trait Model: Send + Sync {
     /// Those of them that the backend has not taken from the ledger by itself.
     fn uncounted_bytes(&self) -> u64 {
         self.memory_bytes()
+    }
+
+    /// Bytes that it has taken of devices' memory, by the devices' names.
+    fn device_bytes(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
+    /// Where the memory of its batches comes from; `None`: from the engine's own pool.
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        None
     }
 
     /// How many models have those bytes in common, this one among them.
