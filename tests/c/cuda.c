@@ -482,7 +482,32 @@ static void all_models_of_a_device_share_its_fate(void) {
     cuda_down(&other);
 }
 
-/* One of two devices is lost: runs go to the other. */
+/* One of two devices is lost, and stays away: the other does it all. Then it is back. */
+static void the_other_device_goes_on(void) {
+    for (int lost = 0; lost < 2; lost++) {
+        struct rig rig = cuda_rig("\"threads\": 1", SCALE_WITH("\"devices\": [0, 1]", ""));
+        triples(&rig);
+        fakecuda_fail("cuDevicePrimaryCtxReset_v2", 0, 999);
+        fakecuda_lose(lost, 719);
+        CHECK_TEXT(json_text(health_text(rig.engine), "backends[name=cuda].report.devices[0].state"), lost ? "ready" : "lost");
+        until_it_works(&rig);
+        uint64_t until = blaze_now_ns() + PATIENCE;
+        while (!fakecuda_has_failed() && blaze_now_ns() < until) until_it_works(&rig);
+        until_it_works(&rig);
+        triples(&rig);
+        fakecuda_fail(NULL, 0, 0);
+        CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, NULL, NULL), OK);
+        rig.model = load_model(rig.engine, SCALE_WITH("\"devices\": [0, 1]", ""));
+        triples(&rig);
+        for (int i = 0; i < 2; i++) {
+            char path[80];
+            snprintf(path, sizeof path, "backends[name=cuda].report.devices[%d].state", i);
+            CHECK_JSON(health_text(rig.engine), path, "ready");
+        }
+        cuda_down(&rig);
+    }
+}
+
 static void a_route_goes_to_the_processor_meanwhile(void) {
     struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
     load_mock(rig.engine, "slow", "", "");
@@ -543,6 +568,8 @@ static void losses_under_load_harm_nobody(void) {
     uint64_t until = blaze_now_ns() + PATIENCE;
     for (int i = 0; i < losses; i++) {
         unsigned before = atomic_load(&storm.ended_well);
+        if (i == losses - 1) /* at least one has been noticed, or there is nothing to see */
+            while (!atomic_load(&storm.lost) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
         while (atomic_load(&storm.ended_well) < before + 5 && blaze_now_ns() < until) sleep_ns(MILLISECOND);
         fakecuda_lose(i % 2, i % 3 ? 719 : 700);
     }
@@ -574,6 +601,7 @@ int main(int argc, char **argv) {
         TEST(a_lost_device_comes_back),
         TEST(a_device_that_fails_its_proof_stays_away),
         TEST(all_models_of_a_device_share_its_fate),
+        TEST(the_other_device_goes_on),
         TEST(a_route_goes_to_the_processor_meanwhile),
         TEST(losses_under_load_harm_nobody),
     };
