@@ -66,7 +66,9 @@ impl Options {
 pub struct Model {
     pub name: String,
     pub manifest: Manifest,
+    /// Those of its devices that were there when it was loaded.
     pub parts: Vec<Part>,
+    devices: Vec<i32>,
     /// Batch sizes that are launched as graphs.
     pub buckets: Vec<u32>,
     /// A run has failed because one of several devices is lost, so that the engine knows.
@@ -150,7 +152,9 @@ impl Model {
             call.log(LOG_WARN, &format!("{name} is loaded without one of its devices: {}", failure.text));
         }
         let buckets = if options.graphs { buckets.to_vec() } else { Vec::new() };
-        Ok(Model { name: name.to_owned(), manifest, parts, buckets, has_told: AtomicBool::new(false) })
+        let devices = options.devices.iter().map(|&number| number as i32).collect();
+        let has_told = AtomicBool::new(false);
+        Ok(Model { name: name.to_owned(), manifest, parts, devices, buckets, has_told })
     }
 
     /// The place for a run: of the devices that are there the one with the fewest under way, or the one whose memory is used.
@@ -177,10 +181,15 @@ impl Model {
             }
             None => {
                 let wanted = wanted.unwrap_or(-1);
-                Err(Failure::new(
-                    BLAZE_STATUS_UNSUPPORTED,
-                    format!("{} is not on device {wanted}", self.name),
-                ))
+                match self.devices.contains(&wanted) {
+                    true => {
+                        Err(Failure::lost(format!("device {wanted} was lost when {} was loaded", self.name)))
+                    }
+                    false => {
+                        let text = format!("{} is not on device {wanted}", self.name);
+                        Err(Failure::new(BLAZE_STATUS_UNSUPPORTED, text))
+                    }
+                }
             }
         }
     }
@@ -199,11 +208,10 @@ impl Model {
             let tensor = |tensor: &crate::manifest::Tensor| serde_json::json!({"name": tensor.name, "dtype": tensor.dtype.name(), "shape": shape(tensor)});
             tensors.iter().map(tensor).collect()
         };
-        let devices: Vec<i32> = self.parts.iter().map(|part| part.device.ordinal).collect();
         serde_json::json!({
             "inputs": tensors(&self.manifest.inputs), "outputs": tensors(&self.manifest.outputs),
             "rows_are_independent": self.manifest.rows_are_independent, "on_cpu": false, "memory_bytes": 0,
-            "provider": "cuda", "devices": devices, "batch_memory": "pinned",
+            "provider": "cuda", "devices": self.devices, "batch_memory": "pinned",
         })
     }
 }
