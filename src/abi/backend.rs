@@ -245,7 +245,8 @@ pub struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     pub end: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, state: *mut c_void)>,
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Optional.
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// `free`, even if the device is lost. Optional.
     pub allocate: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -254,7 +255,8 @@ pub struct blaze_backend {
             size_bytes: usize,
         ) -> *mut c_void,
     >,
-    /// Takes it back; required with `allocate`.
+    /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
+    /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     pub free: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

@@ -10,7 +10,7 @@
 struct block {
     char *far, *near; /* its address, and where its bytes really are */
     size_t bytes;
-    int device;
+    int device, is_gone; /* its device was lost */
     struct block *next;
 };
 
@@ -43,7 +43,8 @@ struct backend {
     int load_leaks, no_pinned, unaligned, twice;
     atomic_int sleeps;          /* runs last until nobody wants them */
     atomic_int running;
-    atomic_int fails;           /* every run */
+    atomic_int fails;           /* every run: 2: the device is lost */
+    atomic_int is_lost;
     atomic_int device_runs;     /* with tensors in device memory */
 };
 
@@ -54,7 +55,7 @@ static void *near_of(struct backend *own, int device, const void *address, size_
     char *at = (char *)(uintptr_t)address, *found = NULL;
     pthread_mutex_lock(&own->lock);
     for (struct block *block = own->blocks; block; block = block->next)
-        if (at >= block->far && at + bytes <= block->far + block->bytes && block->device == device)
+        if (at >= block->far && at + bytes <= block->far + block->bytes && block->device == device && !block->is_gone)
             found = block->near + (at - block->far);
     pthread_mutex_unlock(&own->lock);
     if (!found && bytes) FAIL("%zu bytes at %p are not device %d's", bytes, address, device);
@@ -73,7 +74,7 @@ static void *allocate(void *user, blaze_memory memory, int32_t device, size_t by
         return address;
     }
     CHECK_INT(memory, BLAZE_MEMORY_CUDA);
-    if (device < 0 || device >= DEVICES) return NULL;
+    if (device < 0 || device >= DEVICES || atomic_load(&own->is_lost)) return NULL;
     long long room = atomic_load(&own->room);
     if (room && atomic_load(&own->device_bytes) + (long long)bytes > room) return NULL;
     struct block *block = malloc(sizeof *block);
@@ -83,7 +84,7 @@ static void *allocate(void *user, blaze_memory memory, int32_t device, size_t by
     pthread_mutex_lock(&own->lock);
     char *far = (char *)(uintptr_t)(own->twice && own->blocks ? (uint64_t)(uintptr_t)own->blocks->far
                                                              : FAR_AWAY + own->next + (own->unaligned ? 8 : 0));
-    *block = (struct block){far, near, bytes, device, own->blocks};
+    *block = (struct block){far, near, bytes, device, 0, own->blocks};
     own->next += (bytes + 4095) / 4096 * 4096 + 4096;
     own->blocks = block;
     pthread_mutex_unlock(&own->lock);
@@ -113,6 +114,14 @@ static void free_memory(void *user, blaze_memory memory, int32_t device, void *a
 
 static void open_backend(void *user, const blaze_host *host) { ((struct backend *)user)->host = host; }
 
+/* As a reset of the device does: all that was in its memory is gone. */
+static void come_back(struct backend *own) {
+    pthread_mutex_lock(&own->lock);
+    for (struct block *block = own->blocks; block; block = block->next) block->is_gone = 1;
+    pthread_mutex_unlock(&own->lock);
+    atomic_store(&own->is_lost, 0);
+}
+
 static double option(const char *json, const char *key, double otherwise) {
     const char *at = strstr(json, key);
     return at ? strtod(at + strlen(key), NULL) : otherwise;
@@ -121,6 +130,7 @@ static double option(const char *json, const char *key, double otherwise) {
 static blaze_status load(void *user, const blaze_backend_load *load, blaze_call *call, void **out, blaze_error *err) {
     struct backend *own = user;
     const blaze_host *host = own->host;
+    if (atomic_load(&own->is_lost)) come_back(own);
     struct model *model = calloc(1, sizeof *model);
     REQUIRE(model);
     model->backend = own, model->factor = (float)option(load->options, "\"factor\":", 2);
@@ -225,6 +235,10 @@ static blaze_status run(void *user, void *pointer, void *prepared, const blaze_b
     while (atomic_load(&own->sleeps) && !own->host->is_cancelled(call) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
     atomic_fetch_sub(&own->running, 1);
     if (atomic_load(&own->sleeps)) return BLAZE_STATUS_CANCELLED;
+    if (atomic_load(&own->fails) == 2) {
+        atomic_store(&own->is_lost, 1);
+        return BLAZE_STATUS_DEVICE_LOST;
+    }
     if (atomic_load(&own->fails)) return BLAZE_STATUS_BACKEND_FAILED;
     if (!y.data) {
         blaze_status status = own->host->output(call, 0, x.shape, x.rank, y.memory, y.device, &y.data);
@@ -596,6 +610,34 @@ static void without_pinned_memory_there_are_no_batches(void) {
     is_closed(&rig, &own);
 }
 
+
+/* What was in the memory of a device that was lost is not used again. */
+static void a_lost_device_takes_its_memory_along(void) {
+    struct backend own;
+    make(&own);
+    own.scratch = 10000;
+    struct rig rig = rig_of(&own, "{\"memory\": {\"idle_ms\": 3600000}}");
+    rig.model = load_model(rig.engine, MODEL("m", ON_0));
+    struct call call;
+    simple_call(&call, rig.model)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    blaze_event kept = BLAZE_EVENT_INIT, event = BLAZE_EVENT_INIT;
+    CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &kept, NULL), OK);
+    still_works(&rig);
+    atomic_store(&own.fails, 2);
+    CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, NULL), DEVICE_LOST);
+    atomic_store(&own.fails, 0);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (strcmp(json_text(health_text(rig.engine), "models[name=m].state"), "ready") && blaze_now_ns() < until)
+        sleep_ns(MILLISECOND);
+    still_works(&rig);
+    blaze_event_release(&kept); /* its memory is gone, and must not come again */
+    for (int i = 0; i < 20; i++) {
+        simple_call(&call, rig.model)->flags = i & 1 ? BLAZE_REQUEST_DEVICE_OUTPUTS : 0;
+        CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, NULL), OK);
+        blaze_event_release(&event);
+    }
+    is_closed(&rig, &own);
+}
 
 /* Tensors in device memory ------------------------------------------------------------------------------------------ */
 
@@ -1026,6 +1068,7 @@ int main(int argc, char **argv) {
         TEST(a_run_without_room_fails),
         TEST(batches_are_in_pinned_memory),
         TEST(without_pinned_memory_there_are_no_batches),
+        TEST(a_lost_device_takes_its_memory_along),
         TEST(tensors_may_be_in_device_memory),
         TEST(outputs_alone_may_be_in_device_memory),
         TEST(outputs_outlive_their_engine),

@@ -135,6 +135,9 @@ impl Link {
         let status = Status::from_code(code);
         let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
         let passed_on = status.filter(|status| is_for_hosts(*status));
+        if status == Some(Status::DeviceLost) {
+            self.context.places.renew();
+        }
         let text = match said.is_empty() {
             true => format!("backend {:?}: {what} failed: {name}", self.name),
             false if passed_on.is_some() => format!("backend {:?}: {said}", self.name),
