@@ -530,6 +530,8 @@ static void a_lost_device_comes_back(void) {
     triples(&rig);
     static const unsigned codes[] = {719, 700, 214, 999, 911};
     CHECK_INT(health_number(rig.engine, "backends[name=cuda].report.devices[0].losses"), 0);
+    submit_simple(&rig, 1);
+    blaze_event kept = next_event(rig.queue); /* its outputs are in pinned memory */
     for (size_t i = 0; i < COUNT(codes); i++) {
         fakecuda_fail("cuDevicePrimaryCtxReset_v2", 0, 1); /* not yet */
         fakecuda_lose(0, codes[i]);
@@ -547,7 +549,10 @@ static void a_lost_device_comes_back(void) {
         until_it_works(&rig);
         CHECK_TEXT(device_state(rig.engine), "ready");
         CHECK_INT(health_number(rig.engine, "backends[name=cuda].report.devices[0].losses"), i + 1);
+        CHECK_FLOATS(floats(&kept, 0), 3, 6, 9, 12);
     }
+    CHECK(fakecuda_live("registration") > 0); /* it is registered anew */
+    blaze_event_release(&kept);
     cuda_down(&rig);
 }
 
@@ -572,6 +577,30 @@ static void a_device_that_fails_its_proof_stays_away(void) {
     CHECK_TEXT(error.message, "cuMemsetD8Async");
     fakecuda_fail(NULL, 0, 0);
     until_it_works(&rig);
+    cuda_down(&rig);
+}
+
+/* Not the driver's word, but a kernel that writes where nothing is. The one of a single row does not. */
+static void a_kernel_that_breaks_the_device_is_told_of(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", MODEL("crash", ", \"batching\": {\"max_rows\": 2}"));
+    static const float x[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct call call;
+    for (int round = 0; round < 3; round++) {
+        uint64_t until = blaze_now_ns() + PATIENCE;
+        for (int works = 0; !works && blaze_now_ns() < until; sleep_ns(10 * MILLISECOND)) {
+            submit_simple(&rig, 1);
+            blaze_event event = next_event(rig.queue);
+            works = event.status == BLAZE_STATUS_OK;
+            if (works) CHECK_FLOATS(floats(&event, 0), 1, 2, 3, 4);
+            else CHECK_STATUS(event.status, DEVICE_LOST);
+            blaze_event_release(&event);
+        }
+        submit(&rig, call_with(&call, rig.model, x, 2, 4));
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, DEVICE_LOST);
+        CHECK_TEXT(event.text, "cuEventQuery: CUDA_ERROR_ILLEGAL_ADDRESS (700)");
+        blaze_event_release(&event);
+    }
     cuda_down(&rig);
 }
 
@@ -714,6 +743,7 @@ int main(int argc, char **argv) {
         TEST(whatever_fails_is_told_and_leaves_nothing),
         TEST(a_lost_device_comes_back),
         TEST(a_device_that_fails_its_proof_stays_away),
+        TEST(a_kernel_that_breaks_the_device_is_told_of),
         TEST(all_models_of_a_device_share_its_fate),
         TEST(the_other_device_goes_on),
         TEST(a_route_goes_to_the_processor_meanwhile),
