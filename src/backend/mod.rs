@@ -18,6 +18,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::tensor::{Signature, Tensor};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -33,6 +34,8 @@ pub struct LoadRequest<'a> {
     pub interrupt: &'a Interrupt,
     /// Sessions that other models may have loaded already.
     pub sessions: &'a Sessions,
+    /// Bytes that a device may give, by its name, as in "cuda:0".
+    pub device_budgets: &'a BTreeMap<String, u64>,
     /// What is reserved for the model.
     pub room: Room,
 }
@@ -136,6 +139,8 @@ pub struct ProviderReport {
     pub used: String,
     /// Providers earlier in the list, and why each is not used.
     pub rejected: Vec<RejectedProvider>,
+    /// How many of the model's operators each provider has; empty if nobody knows.
+    pub operators: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

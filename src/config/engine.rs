@@ -9,6 +9,7 @@ use crate::features::{PROFILER, REPOSITORY, ROUTER, TUNING};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
@@ -162,11 +163,19 @@ pub struct MemoryConfig {
     /// Whether to have the C library give large blocks back to the system when they are freed, in the whole process;
     /// null: if there is a budget. Only glibc needs to be told.
     pub tune_heap: Option<bool>,
+    /// Bytes that may be taken of devices' memory, by the devices' names, as in "cuda:0".
+    pub devices: BTreeMap<String, u64>,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        MemoryConfig { budget_bytes: None, pool_bytes: 64 << 20, idle_ms: 1000, tune_heap: None }
+        MemoryConfig {
+            budget_bytes: None,
+            pool_bytes: 64 << 20,
+            idle_ms: 1000,
+            tune_heap: None,
+            devices: BTreeMap::new(),
+        }
     }
 }
 

@@ -255,6 +255,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         interrupt: order.interrupt,
         pool: &core.pool,
         sessions: &core.sessions,
+        device_budgets: &core.config.memory.devices,
         room: Room::default(),
     };
     let loader = core.backend(&config.backend)?;

@@ -6,6 +6,8 @@ mod files;
 mod library;
 mod memory;
 mod provider;
+mod providers;
+mod register;
 mod session;
 mod sessions;
 mod value;
