@@ -165,6 +165,7 @@ fn model_info_says_what_a_model_is() {
         "providers": ["cpu"],
         "provider": "cpu",
         "providers_rejected": [],
+        "provider_operators": {"cpu": 2},
         "evictable": false,
         "residence": "idle",
     });

@@ -4,10 +4,12 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result, Status};
+use crate::log::Level;
 use crate::platform;
 use crate::sync::{Mutex, lock};
 use ort::environment::Environment;
 use ort::sys;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -41,6 +43,16 @@ pub struct Profiling {
 struct Api25 {
     older: sys::OrtApi,
     profiling: Profiling,
+}
+
+thread_local! {
+    /// The last error that ONNX Runtime has logged on this thread apart from sessions.
+    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Takes what ONNX Runtime has last complained of on this thread: some of its errors say less than its log.
+pub fn said() -> Option<String> {
+    SAID.take()
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -157,7 +169,11 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
         // ONNX Runtime's own default prints to stderr. Sessions log to their engine; what is left goes to the
         // facade, which is silent unless the host installed a logger.
         .with_logger(std::sync::Arc::new(|level, _category: &str, _id: &str, _at: &str, message: &str| {
-            log::log!(target: "onnxruntime", super::session::log_level(level), "{message}");
+            let level = super::session::log_level(level);
+            if level == Level::Error {
+                let _ = SAID.try_with(|said| *said.borrow_mut() = Some(message.to_owned()));
+            }
+            log::log!(target: "onnxruntime", level, "{message}");
         }))
         .build()
         .map_err(|e| e.to_string())?;

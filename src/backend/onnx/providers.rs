@@ -127,7 +127,10 @@ impl Rejected {
     /// One that is not used; an error if it must be.
     fn add(&mut self, provider: &Provider, reason: String) -> Result<()> {
         if provider.required {
-            let text = format!("providers[{}]: {} is required, but {reason}", provider.index, provider.name);
+            let text = format!(
+                "providers[{}]: {} is required, and cannot be used: {reason}",
+                provider.index, provider.name
+            );
             return Err(Error::new(Status::ProviderUnavailable, text));
         }
         self.0.push(RejectedProvider { provider: provider.name.into(), reason });
@@ -220,7 +223,7 @@ mod tests {
         let (choice, _) = chosen(json!([{"name": "cuda", "required": true}, "cpu"]), outcome);
         let error = choice.err().unwrap();
         assert_eq!(error.status, Status::ProviderUnavailable);
-        assert_eq!(error.message, "providers[0]: cuda is required, but it is not there");
+        assert_eq!(error.message, "providers[0]: cuda is required, and cannot be used: it is not there");
     }
 
     #[test]

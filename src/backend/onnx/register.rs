@@ -31,9 +31,10 @@ pub fn register(builder: &mut SessionBuilder, provider: &Provider) -> Result<(),
         let names = names.join(", ");
         return Err(Refusal::Unavailable(format!("this ONNX Runtime ({version}) has none; it has {names}")));
     }
+    library::said();
     // SAFETY: the builder lives, and nobody else has it.
     unsafe { append(builder.ptr_mut(), provider, &provider.options.iter().collect::<Vec<_>>()) }
-        .map_err(|error| explain(provider, error))
+        .map_err(|error| explain(provider, &error))
 }
 
 /// The providers that the library was built with, by ONNX Runtime's names. That says nothing of drivers, nor of devices.
@@ -120,14 +121,15 @@ fn try_settings(provider: &Provider, settings: &[&Setting]) -> Result<(), ort::E
 }
 
 /// Finds out why a provider is not registered: with its device only, with all options but one, and with one only.
-fn explain(provider: &Provider, error: ort::Error) -> Refusal {
+fn explain(provider: &Provider, error: &ort::Error) -> Refusal {
     let (device, others): (Vec<&Setting>, Vec<&Setting>) =
         provider.options.iter().partition(|setting| setting.is_device);
+    let text = in_full(error);
     if others.is_empty() {
-        return unavailable(&device, &error);
+        return unavailable(&device, &text);
     }
     if let Err(error) = try_settings(provider, &device) {
-        return unavailable(&device, &error);
+        return unavailable(&device, &in_full(&error));
     }
     let is_cause = |&setting: &&Setting| {
         let rest: Vec<&Setting> = provider.options.iter().filter(|other| *other != setting).collect();
@@ -145,19 +147,41 @@ fn explain(provider: &Provider, error: ort::Error) -> Refusal {
             setting.key(),
             provider.name,
             setting.value(),
-            error.message()
+            text
         ),
-        None => format!("{place}: {} does not take them together: {}", provider.name, error.message()),
+        None => format!("{place}: {} does not take them together: {text}", provider.name),
     };
     Refusal::Options(Error::new(Status::InvalidConfig, text))
 }
 
-fn unavailable(device: &[&Setting], error: &ort::Error) -> Refusal {
+/// What ONNX Runtime says about a provider, to whom it asks and in its log.
+fn in_full(error: &ort::Error) -> String {
+    match library::said() {
+        Some(said) if !error.message().contains(&said) => {
+            format!("{}: {}", plain(error.message()), plain(&said))
+        }
+        _ => plain(error.message()).to_owned(),
+    }
+}
+
+/// A message of ONNX Runtime's without where it is from in its source.
+pub fn plain(text: &str) -> &str {
+    let text = text.rsplit_once("[ERROR] ").map_or(text, |(_, rest)| rest);
+    // "… [ONNXRuntimeError] : 1 : FAIL : what it is about"
+    let text = text
+        .rsplit_once("[ONNXRuntimeError] : ")
+        .map_or(text, |(_, rest)| rest.splitn(3, " : ").last().unwrap_or(rest));
+    text.trim()
+}
+
+fn unavailable(device: &[&Setting], text: &str) -> Refusal {
+    // The first device is nobody's choice.
+    let chosen = device.iter().filter(|setting| setting.value() != "0");
     let named: Vec<String> =
-        device.iter().map(|setting| format!("{} {:?}", setting.key(), setting.value())).collect();
+        chosen.map(|setting| format!("{} {:?}", setting.key(), setting.value())).collect();
     Refusal::Unavailable(match named.as_slice() {
-        [] => error.message().to_owned(),
-        _ => format!("{}: {}", named.join(", "), error.message()),
+        [] => text.to_owned(),
+        _ => format!("{}: {text}", named.join(", ")),
     })
 }
 
@@ -185,4 +209,25 @@ pub fn operators(session: &Session) -> Option<BTreeMap<String, u64>> {
         *operators.entry(short_name(&name.to_string_lossy())).or_default() += nodes_count as u64;
     }
     Some(operators)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn messages_lose_where_they_are_from() {
+        for (text, want) in [
+            (
+                "a.cc:141 f(int) [ERROR] [OpenVINO] Device GPU is not available\n",
+                "[OpenVINO] Device GPU is not available",
+            ),
+            ("b.cc:2 g() [ONNXRuntimeError] : 1 : FAIL : no such file : x.so", "no such file : x.so"),
+            ("[ONNXRuntimeError] : 1", "1"),
+            ("Unknown provider option: \"x\"", "Unknown provider option: \"x\""),
+            ("", ""),
+        ] {
+            assert_eq!(plain(text), want);
+        }
+    }
 }

@@ -208,7 +208,7 @@ fn commit(
             Code::NoSuchFile | Code::NoModel | Code::InvalidProtobuf => {
                 Trouble::Fatal(model_error(&error, &request.source))
             }
-            _ => Trouble::Failed(error.message().to_owned()),
+            _ => Trouble::Failed(register::plain(error.message()).to_owned()),
         }
     })
 }
