@@ -1556,15 +1556,19 @@ typedef struct blaze_host {
                            blaze_memory memory,
                            int32_t device,
                            void **data);
-    /// Takes memory that comes from the backend's own `allocate`, counted against the budget of the device; models that have
-    /// nothing to do leave the device to make room. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them.
-    /// Returns NULL if there is none.
+    /// Takes memory of a device, or pinned memory (BLAZE_MEMORY_PINNED), which comes from the backend's own `allocate`, is
+    /// aligned to 64 and counts for the call's model: against the budget of the device, or of the host. If it does not fit,
+    /// models that have nothing to do leave the device, and a load may wait for that: `report`, `release` and `unload` of
+    /// other models, `allocate` and `free` are called before it returns, so that a backend must hold no lock which they
+    /// take. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them. Not in `describe`. Returns NULL if
+    /// there is none; the log says why.
     void *(*take)(struct blaze_call *call,
                   blaze_memory memory,
                   int32_t device,
                   size_t size_bytes,
                   uint32_t purpose);
-    /// Gives back what `take` has returned.
+    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
     /// QUEUE_FULL: so much waits for its consumer that the request should be left out until it does not.
@@ -1699,14 +1703,16 @@ typedef struct blaze_backend {
     blaze_status (*step)(void *user, void *model, void *const *states, uint32_t count, blaze_error *err);
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);
-    /// Gives the engine's pools memory of a device, or pinned memory; NULL: there is none. Optional.
+    /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Optional.
     void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
     /// Takes it back; required with `allocate`.
     void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
     /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
     /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.
     blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
-    /// Frees the backend: its engine is destroyed. Optional.
+    /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
+    /// Optional.
     void (*close)(void *user);
 } blaze_backend;
 

@@ -1,6 +1,7 @@
 //! What runs models: the traits that every backend implements, and an engine's list of backends.
 
 mod batch;
+mod devices;
 mod foreign;
 mod interrupt;
 pub mod mock;
@@ -8,6 +9,7 @@ pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
+pub use devices::{Device, Devices, MakesRoom, Need};
 pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
@@ -17,6 +19,7 @@ use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
+use crate::sync::AtomicBool;
 use crate::tensor::{Signature, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,10 +37,12 @@ pub struct LoadRequest<'a> {
     pub interrupt: &'a Interrupt,
     /// Sessions that other models may have loaded already.
     pub sessions: &'a Sessions,
-    /// Bytes that a device may give, by its name, as in "cuda:0".
-    pub device_budgets: &'a BTreeMap<String, u64>,
+    /// What there is of devices' memory, and what may be taken of it.
+    pub devices: &'a Arc<Devices>,
     /// What is reserved for the model.
     pub room: Room,
+    /// Set if a device had no room for the model, so that room on the host is no help.
+    pub device_is_full: AtomicBool,
 }
 
 /// What loading a model will take, as well as can be told before.
@@ -113,6 +118,16 @@ pub trait Model: Send + Sync {
     /// Those of them that the backend has not taken from the ledger by itself.
     fn uncounted_bytes(&self) -> u64 {
         self.memory_bytes()
+    }
+
+    /// Bytes that it has taken of devices' memory, by the devices' names.
+    fn device_bytes(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
+    /// Where the memory of its batches comes from; `None`: from the engine's own pool.
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        None
     }
 
     /// How many models have those bytes in common, this one among them.

@@ -4,6 +4,7 @@ use super::admission::{InputData, InputTensor};
 use super::line::{self, Key, Kind, Line};
 use crate::config::AxisConfig;
 use crate::error::{Error, Result, Status};
+use crate::memory::Pool;
 use crate::metrics::Traffic;
 use crate::router::Limits;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
@@ -35,6 +36,8 @@ pub struct Lines {
     lines: Box<[OnceLock<Arc<Line>>; MOST]>,
     count: AtomicUsize,
     making: Mutex<()>,
+    /// For batches, if not the engine's.
+    pool: Option<Arc<Pool>>,
 }
 
 struct Axis {
@@ -98,8 +101,14 @@ impl Lines {
             lines: Box::new([const { OnceLock::new() }; MOST]),
             count: AtomicUsize::new(0),
             making: Mutex::new(()),
+            pool: None,
             signature: Arc::clone(signature),
         }
+    }
+
+    /// Batches are made in this pool, rather than in the engine's.
+    pub fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
+        Lines { pool, ..self }
     }
 
     pub fn max_rows(&self) -> usize {
@@ -277,6 +286,9 @@ impl Lines {
         let line =
             Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), &self.max_rows);
         line.set_model_id(id);
+        if let Some(pool) = &self.pool {
+            line.use_pool(pool);
+        }
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));
         self.count.store(count + 1, Ordering::Release);

@@ -23,7 +23,7 @@ use crate::router::Limits;
 use crate::scheduler::gate::Share;
 use crate::scheduler::jobs::spawn;
 use crate::scheduler::selfcheck::{self, Verdict};
-use crate::sync::{Ordering, lock};
+use crate::sync::{AtomicBool, Ordering, lock};
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -200,7 +200,8 @@ fn prepare(
         joins,
         max_rows,
         &config.batching.axes,
-    );
+    )
+    .with_pool(backend.batch_pool());
     let by_crew = core.serves(&*backend);
     let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
     let queue = Queue::new(&config.batching, config.lanes, &core.table, lines, alarm);
@@ -255,8 +256,9 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         interrupt: order.interrupt,
         pool: &core.pool,
         sessions: &core.sessions,
-        device_budgets: &core.config.memory.devices,
+        devices: &core.devices,
         room: Room::default(),
+        device_is_full: AtomicBool::new(false),
     };
     let loader = core.backend(&config.backend)?;
     let estimate = catch(|| loader.estimate(&request))?;
@@ -272,6 +274,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
     let mut loaded = catch(|| loader.load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
         && !order.interrupt.is_raised()
+        && !request.device_is_full.load(Ordering::Relaxed)
     {
         core.logger
             .with(&[("model", (&name).into())])

@@ -8,6 +8,7 @@ mod completion;
 mod configure;
 mod counters;
 mod crew;
+mod device_room;
 mod event;
 mod execute;
 mod health;

@@ -4,6 +4,7 @@ use super::ModelId;
 use super::lifecycle::{Core, Engine};
 use super::model::Model;
 use super::routes::is_route;
+use crate::backend::Device;
 use crate::error::Result;
 use crate::memory::Kind;
 use crate::platform;
@@ -11,6 +12,7 @@ use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 impl Engine {
     /// What a model is and how it runs, as JSON.
@@ -25,7 +27,7 @@ impl Engine {
 impl Core {
     pub(super) fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
         let used = |kind| self.ledger.used_by(kind);
-        let idle = self.pool.idle_bytes();
+        let idle = self.pool.idle_bytes() + self.devices.pinned_idle_bytes();
         [
             ("models", used(Kind::Models)),
             ("buffers", used(Kind::Buffers)),
@@ -45,6 +47,15 @@ impl Core {
         for (kind, bytes) in self.memory_by_kind() {
             report[format!("{kind}_bytes")] = bytes.into();
         }
+        let device = |device: Arc<Device>| {
+            json!({
+                "name": device.name,
+                "budget_bytes": device.ledger().limit(),
+                "used_bytes": device.ledger().used(),
+                "pooled_bytes": device.pool.idle_bytes(),
+            })
+        };
+        report["devices"] = self.devices.all().into_iter().map(device).collect();
         report
     }
 }

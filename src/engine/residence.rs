@@ -161,13 +161,20 @@ impl Residence {
         self.last_used_ns.load(Ordering::Relaxed)
     }
 
-    /// What would be free without the model; `None` if it is not in memory. It may be about to go.
-    pub fn could_free(&self) -> Option<Report> {
+    /// What would be free without the model, on a device or else on the host; `None` if it is not in memory. It may be about
+    /// to go.
+    pub fn could_free(&self, device: Option<&str>) -> Option<Report> {
         let inner = lock(&self.inner);
         let backend =
             inner.backend.as_ref().filter(|_| matches!(inner.stay, Stay::Resident | Stay::Evicting))?;
         // What several have in common goes with the last of them.
-        let bytes = backend.memory_bytes() / backend.shared_by().max(1);
+        let bytes = match device {
+            Some(device) => {
+                let all = backend.device_bytes();
+                all.iter().find(|(name, _)| name == device).map_or(0, |(_, bytes)| *bytes)
+            }
+            None => backend.memory_bytes() / backend.shared_by().max(1),
+        };
         Some(Report { bytes, ..inner.report.clone() })
     }
 
@@ -282,11 +289,13 @@ impl Core {
             model.queue.come_back();
             return false;
         }
-        let (backend, room, leaving) = {
+        let (backend, room, leaving, on_devices) = {
             let mut inner = lock(&residence.inner);
             inner.report.bytes = inner.backend.as_ref().map_or(0, |backend| backend.memory_bytes());
-            (inner.backend.take(), inner.room.take(), self.underway(inner.report.bytes))
+            let on_devices = inner.backend.as_ref().map(|backend| backend.device_bytes()).unwrap_or_default();
+            (inner.backend.take(), inner.room.take(), self.underway(inner.report.bytes), on_devices)
         };
+        let on_devices: u64 = on_devices.iter().map(|(_, bytes)| bytes).sum();
         residence.epoch.fetch_add(1, Ordering::SeqCst);
         model.forget_prepared(self);
         drop((backend, room, leaving));
@@ -295,7 +304,7 @@ impl Core {
             inner.stay = Stay::Evicted;
             inner.report.evictions += 1;
             inner.report.evicted_because = Some(reason.to_owned());
-            inner.report.bytes
+            inner.report.bytes.saturating_add(on_devices)
         };
         residence.changed.notify_all();
         self.metrics.evictions.add(1);

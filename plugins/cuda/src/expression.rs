@@ -74,7 +74,9 @@ impl Expression {
                 let operands = operands.iter().enumerate().map(operand).collect::<Result<_, _>>()?;
                 Ok(Expression::Operation(*operator, operands))
             }
-            _ => wrong("must be a number, the name of an axis, or one operation, such as {\"ceil_div\": [\"batch\", 4]}"),
+            _ => wrong(
+                "must be a number, the name of an axis, or one operation, such as {\"ceil_div\": [\"batch\", 4]}",
+            ),
         }
     }
 

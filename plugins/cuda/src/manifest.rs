@@ -123,6 +123,15 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Its shape for inputs of these sizes.
+    pub fn shape(&self, sizes: &Sizes) -> Result<Vec<i64>, String> {
+        let size = |size: &Expression| {
+            let value = size.value(sizes)?;
+            i64::try_from(value).map_err(|_| format!("{:?}: a size of {value}", self.name))
+        };
+        self.shape.iter().map(size).collect()
+    }
+
     /// How many bytes it takes for inputs of these sizes.
     pub fn bytes(&self, sizes: &Sizes) -> Result<u64, String> {
         let fail = |error: String| format!("{:?}: {error}", self.name);
@@ -301,17 +310,23 @@ impl Manifest {
         for (index, entry) in file.kernels.iter().enumerate() {
             let kernel = kernel(&format!("kernels[{index}]"), entry, &places)?;
             let arguments = kernel.arguments.iter().filter_map(|argument| match argument {
-                Argument::U32(size) | Argument::I32(size) | Argument::U64(size) | Argument::I64(size) => Some(size),
+                Argument::U32(size) | Argument::I32(size) | Argument::U64(size) | Argument::I64(size) => {
+                    Some(size)
+                }
                 _ => None,
             });
-            for size in kernel.grid.iter().chain(&kernel.block).chain([&kernel.shared_bytes]).chain(arguments) {
+            for size in kernel.grid.iter().chain(&kernel.block).chain([&kernel.shared_bytes]).chain(arguments)
+            {
                 known(&format!("kernels[{index}]"), size)?;
             }
             kernels.push(kernel);
         }
         for (name, index) in places.outputs.iter().zip(0..) {
             let is_written = |kernel: &Kernel| {
-                kernel.arguments.iter().any(|argument| matches!(argument, Argument::Output(at) if *at == index))
+                kernel
+                    .arguments
+                    .iter()
+                    .any(|argument| matches!(argument, Argument::Output(at) if *at == index))
             };
             if !kernels.iter().any(is_written) {
                 return Err(format!("outputs[{index}]: no kernel is passed {name:?}"));
@@ -322,7 +337,16 @@ impl Manifest {
         }
         let rows_are_independent = file.rows_are_independent;
         let module = file.module;
-        Ok(Manifest { module, inputs, outputs, buffers, weights_file, weights, kernels, rows_are_independent })
+        Ok(Manifest {
+            module,
+            inputs,
+            outputs,
+            buffers,
+            weights_file,
+            weights,
+            kernels,
+            rows_are_independent,
+        })
     }
 
     /// The sizes of all axes that vary, from the inputs' shapes.
@@ -330,7 +354,12 @@ impl Manifest {
         let mut sizes = Sizes::new();
         for (input, shape) in self.inputs.iter().zip(shapes) {
             if input.shape.len() != shape.len() {
-                return Err(format!("{:?}: rank {} instead of {}", input.name, shape.len(), input.shape.len()));
+                return Err(format!(
+                    "{:?}: rank {} instead of {}",
+                    input.name,
+                    shape.len(),
+                    input.shape.len()
+                ));
             }
             for (expression, &size) in input.shape.iter().zip(*shape) {
                 let size = u64::try_from(size).map_err(|_| format!("{:?}: a size of {size}", input.name))?;
@@ -401,7 +430,8 @@ fn weights(entry: &WeightsEntry) -> Result<Vec<Weight>, String> {
         let path = format!("weights.tensors[{index}]");
         let before: Vec<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
         check_name(&path, &tensor.name, &before)?;
-        let bytes = tensor.shape.iter().try_fold(tensor.dtype.bytes(), |bytes, &size| bytes.checked_mul(size));
+        let bytes =
+            tensor.shape.iter().try_fold(tensor.dtype.bytes(), |bytes, &size| bytes.checked_mul(size));
         let bytes = bytes.filter(|bytes| bytes.checked_add(tensor.offset).is_some());
         let bytes = bytes.ok_or_else(|| format!("{path}.shape: its size overflows"))?;
         if !tensor.offset.is_multiple_of(tensor.dtype.bytes()) {
@@ -448,9 +478,10 @@ fn argument(path: &str, entry: &BTreeMap<String, Value>, places: &Places) -> Res
     let path = format!("{path}.{kind}");
     let place = |names: &[String]| {
         let name = value.as_str().ok_or_else(|| format!("{path}: must be a tensor's name"))?;
-        names.iter().position(|known| known == name).ok_or_else(|| {
-            format!("{path}: there is no {kind} {name:?}; there are {}", names.join(", "))
-        })
+        names
+            .iter()
+            .position(|known| known == name)
+            .ok_or_else(|| format!("{path}: there is no {kind} {name:?}; there are {}", names.join(", ")))
     };
     let number = || value.as_f64().ok_or_else(|| format!("{path}: must be a number"));
     match kind.as_str() {
@@ -498,7 +529,10 @@ mod tests {
         assert_eq!(geometry, Geometry { grid: [3, 2, 1], block: [128, 1, 1], shared_bytes: 1024 });
         assert_eq!(manifest.buffers[0].bytes(&sizes), Ok(66 * 128 * 4));
         assert_eq!((manifest.weights[0].bytes, manifest.weights_bytes()), (1024, 1040));
-        assert_eq!(manifest.kernels[0].arguments.iter().map(Argument::bytes).collect::<Vec<_>>(), [8, 8, 8, 4, 4]);
+        assert_eq!(
+            manifest.kernels[0].arguments.iter().map(Argument::bytes).collect::<Vec<_>>(),
+            [8, 8, 8, 4, 4]
+        );
         assert!(manifest.sizes(&[&[33, 63]]).unwrap_err().contains("63 instead of 64"));
         assert!(manifest.sizes(&[&[33]]).unwrap_err().contains("rank 1"));
         let error = manifest.kernels[1].geometry(&manifest.sizes(&[&[0, 64]]).unwrap()).unwrap_err();
@@ -524,7 +558,11 @@ mod tests {
             ("/inputs/0/name", json!(""), "inputs[0].name"),
             ("/outputs", json!([]), "outputs"),
             ("/outputs/0/shape/0", json!("rows"), "outputs[0].shape[0]: no input has an axis \"rows\""),
-            ("/outputs/0/name", json!("z"), "kernels[1].arguments[1].output: there is no output \"y\"; there are z"),
+            (
+                "/outputs/0/name",
+                json!("z"),
+                "kernels[1].arguments[1].output: there is no output \"y\"; there are z",
+            ),
             ("/buffers/0/shape/1", json!("depth"), "buffers[0].shape[1]"),
             ("/weights/file", json!(""), "weights.file"),
             ("/weights/tensors/0/offset", json!(3), "weights.tensors[0].offset"),

@@ -1,5 +1,6 @@
 //! What backends may ask while they work: the functions behind `blaze_host`.
 
+use super::space::{Taker, Usage};
 use super::{BLAZE_BACKEND_ABI, Context, blaze_host, blaze_status, size_of_struct};
 use crate::abi::backend::blaze_call;
 use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_memory};
@@ -10,6 +11,7 @@ use crate::panics::catch;
 use crate::tensor::{Buffer, Data, MAX_RANK, Shape, Tensor, TensorSpec, size_bytes};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 /// One load, preparation or run. C has a pointer to it.
 pub struct Call<'a> {
@@ -18,11 +20,27 @@ pub struct Call<'a> {
     /// The outputs that may be made.
     specs: &'a [TensorSpec],
     outputs: Vec<Option<Tensor>>,
+    /// The model that it is about, and what that has taken.
+    taker: Option<Taker<'a>>,
 }
 
 impl<'a> Call<'a> {
     pub fn new(context: &'a Context, interrupt: &'a Interrupt, specs: &'a [TensorSpec]) -> Self {
-        Call { context, interrupt, specs, outputs: Vec::new() }
+        Call { context, interrupt, specs, outputs: Vec::new(), taker: None }
+    }
+
+    /// What is taken in it counts for this model.
+    pub fn of(mut self, name: &'a str, usage: &'a Arc<Usage>) -> Self {
+        self.taker = Some(Taker { usage, name, interrupt: self.interrupt, is_load: false });
+        self
+    }
+
+    /// It loads the model.
+    pub fn loading(mut self) -> Self {
+        if let Some(taker) = &mut self.taker {
+            taker.is_load = true;
+        }
+        self
     }
 
     pub fn as_c(&mut self) -> *mut blaze_call {
@@ -67,8 +85,8 @@ pub fn host_table(context: *mut c_void) -> blaze_host {
         context,
         is_cancelled: Some(is_cancelled),
         output: Some(output),
-        take: None,
-        give: None,
+        take: Some(take),
+        give: Some(give),
         emit: None,
         finish: None,
         log: Some(log),
@@ -109,6 +127,46 @@ unsafe extern "C" fn output(
         Ok(())
     });
     made.map_or_else(|error| error.status.code(), |()| 0)
+}
+
+unsafe extern "C" fn take(
+    call: *mut blaze_call,
+    memory: blaze_memory,
+    device: i32,
+    size_bytes: usize,
+    purpose: u32,
+) -> *mut c_void {
+    let taken = catch(|| {
+        // SAFETY: a call that is under way, or NULL.
+        let Some(call) = (unsafe { call.cast::<Call<'_>>().as_ref() }) else { return Ok(ptr::null_mut()) };
+        let context = call.context;
+        let taken = match &call.taker {
+            Some(taker) => context.places.take(taker, memory, device, size_bytes, purpose),
+            None => Err(Error::new(Status::InvalidState, "no model is loaded, prepared or run in this call")),
+        };
+        Ok(taken.unwrap_or_else(|error| {
+            let name = &context.name;
+            context.logger.warn("backend", format_args!("{name}: {size_bytes} bytes are not taken: {error}"));
+            ptr::null_mut()
+        }))
+    });
+    taken.unwrap_or(ptr::null_mut())
+}
+
+unsafe extern "C" fn give(host: *const blaze_host, address: *mut c_void) {
+    let _ = catch(|| {
+        // SAFETY: the table that the backend was given, or NULL.
+        let context = unsafe { host.as_ref().and_then(|host| host.context.cast::<Context>().as_ref()) };
+        if let Some(context) = context.filter(|_| !address.is_null())
+            && !context.places.give(address)
+        {
+            let name = &context.name;
+            context
+                .logger
+                .warn("backend", format_args!("{name}: {address:p} is given back, but is not taken"));
+        }
+        Ok(())
+    });
 }
 
 unsafe extern "C" fn log(host: *const blaze_host, level: u32, message: *const c_char) {

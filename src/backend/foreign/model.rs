@@ -2,12 +2,14 @@
 
 use super::batch::ForeignBatch;
 use super::call::Call;
-use super::describe::Description;
+use super::describe::{BatchMemory, Description};
+use super::space::Usage;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
 use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
 use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport};
 use crate::error::{Error, Result, Status};
+use crate::memory::Pool;
 use crate::tensor::{Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
 use std::ptr;
@@ -19,6 +21,11 @@ pub struct ForeignModel {
     signature: Arc<Signature>,
     description: Description,
     provider: String,
+    /// "name:version".
+    pub name: String,
+    pub usage: Arc<Usage>,
+    /// For its batches, if they are to be in pinned memory.
+    pinned: Option<Arc<Pool>>,
 }
 
 // SAFETY: whoever registered the backend has promised that any thread may run its models, several at once.
@@ -41,7 +48,12 @@ impl Drop for Loaded<'_> {
 impl ForeignModel {
     /// # Safety
     /// The backend has loaded the model, which is the caller's.
-    pub unsafe fn new(backend: Arc<Foreign>, pointer: *mut c_void) -> Result<Self> {
+    pub unsafe fn new(
+        backend: Arc<Foreign>,
+        pointer: *mut c_void,
+        name: String,
+        usage: Arc<Usage>,
+    ) -> Result<Self> {
         let loaded = Loaded(&backend, pointer);
         let Some(describe) = backend.functions.describe else {
             return Err(Error::new(Status::Internal, "no describe"));
@@ -53,8 +65,21 @@ impl ForeignModel {
         let description = Description::parse(&text)?;
         let signature = Arc::new(description.signature()?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
+        let reached_by = description.devices.first().copied().unwrap_or(0);
+        let pinned = match description.batch_memory {
+            BatchMemory::Host => None,
+            BatchMemory::Pinned => Some(backend.context.places.pinned(reached_by).map_err(|error| {
+                let text = format!("backend {:?}: describe: batch_memory: {}", backend.name, error.message);
+                Error::new(Status::BackendFailed, text)
+            })?),
+        };
         std::mem::forget(loaded);
-        Ok(ForeignModel { pointer, signature, description, provider, backend })
+        Ok(ForeignModel { pointer, signature, description, provider, name, usage, pinned, backend })
+    }
+
+    /// A run, or a preparation.
+    pub fn call<'a>(&'a self, interrupt: &'a Interrupt) -> Call<'a> {
+        Call::new(&self.backend.context, interrupt, &self.signature.outputs).of(&self.name, &self.usage)
     }
 
     /// Runs a batch, or tensors of a request's own.
@@ -127,7 +152,7 @@ impl Model for ForeignModel {
         });
         let given: Vec<blaze_tensor> = given.collect();
         let wanted: Vec<blaze_tensor> = self.signature.outputs.iter().map(bare_tensor).collect();
-        let mut call = Call::new(&self.backend.context, interrupt, &self.signature.outputs);
+        let mut call = self.call(interrupt);
         self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call)?;
         call.into_outputs()
     }
@@ -153,6 +178,18 @@ impl Model for ForeignModel {
     }
 
     fn memory_bytes(&self) -> u64 {
+        self.description.memory_bytes.saturating_add(self.usage.pinned())
+    }
+
+    fn uncounted_bytes(&self) -> u64 {
         self.description.memory_bytes
+    }
+
+    fn device_bytes(&self) -> Vec<(String, u64)> {
+        self.backend.context.places.on_devices(&self.usage)
+    }
+
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        self.pinned.clone()
     }
 }

@@ -5,6 +5,7 @@ mod ending;
 mod files;
 mod library;
 mod memory;
+mod pinned;
 mod provider;
 mod providers;
 mod register;

@@ -150,7 +150,7 @@ impl Provider {
     }
 
     /// The device whose driver reads and writes pinned memory of ONNX Runtime's, if there is such memory for this provider.
-    pub fn pinning_device(&self) -> Option<i32> {
+    pub fn pinning_device(&self) -> Option<u32> {
         match self.name {
             "cuda" | "tensorrt" => self.option("device_id")?.parse().ok(),
             _ => None,

@@ -6,6 +6,7 @@ use super::ending;
 use super::files::{self, Files};
 use super::library;
 use super::memory::{self, Account};
+use super::pinned::{self, Pinned};
 use super::provider::Provider;
 use super::providers::{self, Choice, Trouble};
 use super::register::{self, Refusal};
@@ -16,7 +17,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result, Status};
 use crate::log::{Level, Logger};
-use crate::memory::{Kind, Reservation};
+use crate::memory::{Kind, Pool, Reservation};
 use crate::platform;
 use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
 use ort::AsPointer;
@@ -42,6 +43,8 @@ pub struct Loaded {
     shared: Arc<Shared>,
     report: ProviderReport,
     computes_on_cpu: bool,
+    /// Where batches are, so that the device reaches them.
+    pinned: Option<Arc<Pool>>,
     /// Bytes besides the weights: the graph, and what ONNX Runtime keeps about it.
     graph: Reservation,
     stamp: Option<String>,
@@ -119,7 +122,7 @@ fn intra_op_threads(request: &LoadRequest<'_>) -> u32 {
 
 /// Bytes that a device may give; `None`: as many as it has. The one place that knows where budgets are.
 fn device_budget(request: &LoadRequest<'_>, device: &str) -> Option<u64> {
-    request.device_budgets.get(device).copied()
+    request.devices.budget_of(device)
 }
 
 /// What a load takes, by the sizes of the files.
@@ -319,8 +322,27 @@ fn finish(
     let graph =
         grown.unwrap_or(rest).clamp(rest.min(GRAPH_BYTES / 16), GRAPH_BYTES + rest.saturating_mul(16));
     let graph = Reservation::forced(request.pool.ledger(), Kind::Models, graph);
+    let pinned = provider.as_ref().and_then(|provider| pinned_pool(request, &shared.session, provider));
     let computes_on_cpu = provider.is_none_or(|provider| provider.computes_on_cpu());
-    Ok(Arc::new(Loaded { shared, report, computes_on_cpu, graph, stamp: files.stamp.clone() }))
+    Ok(Arc::new(Loaded { shared, report, computes_on_cpu, pinned, graph, stamp: files.stamp.clone() }))
+}
+
+/// The pool of pinned memory for a model's batches; `None`: its provider has none, or ONNX Runtime does not give any.
+fn pinned_pool(request: &LoadRequest<'_>, session: &Session, provider: &Provider) -> Option<Arc<Pool>> {
+    let device = provider.pinning_device()?;
+    let pool = request.sessions.pinned(device, || {
+        let space = Pinned::of(session, pinned::CUDA, device)?;
+        let pool = Pool::new(Arc::clone(request.pool.ledger()), Box::new(space));
+        request.devices.add_pinned(&pool);
+        Ok(pool)
+    });
+    pool.inspect_err(|error| {
+        request
+            .logger
+            .with(&[("model", (&request.config.full_name()).into())])
+            .warn("onnx", format_args!("batches are not in pinned memory, which is slower: {error}"));
+    })
+    .ok()
 }
 
 fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
@@ -451,6 +473,10 @@ impl Model for OnnxModel {
 
     fn computes_on_cpu(&self) -> bool {
         self.loaded.computes_on_cpu
+    }
+
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        self.loaded.pinned.clone()
     }
 
     fn provider(&self) -> ProviderReport {
