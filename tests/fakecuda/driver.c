@@ -22,7 +22,7 @@ static struct {
 } counts[MAX_NAMES];
 static struct {
     char function[64];
-    int after, has_failed;
+    int after, always, has_failed;
     unsigned code;
 } fault;
 
@@ -59,7 +59,7 @@ void fakecuda_clear(void) {
 
 void fakecuda_fail(const char *function, int after, unsigned code) {
     pthread_mutex_lock(&mutex);
-    fault.after = function ? after : 0, fault.code = code, fault.has_failed = 0;
+    fault.after = function ? after : 0, fault.always = function && !after, fault.code = code, fault.has_failed = 0;
     snprintf(fault.function, sizeof fault.function, "%s", function ? function : "");
     pthread_mutex_unlock(&mutex);
 }
@@ -101,7 +101,7 @@ static unsigned enter(const char *name, int needs_context) {
     pthread_mutex_lock(&mutex);
     count(name, 1);
     struct object *context = current();
-    if (fault.after > 0 && !strcmp(name, fault.function) && --fault.after == 0) {
+    if (!strcmp(name, fault.function) && (fault.always || (fault.after > 0 && --fault.after == 0))) {
         fault.has_failed = 1;
         if (context && is_present(context)) {
             if (is_sticky(fault.code)) devices[context->device].sticky = fault.code;

@@ -10,7 +10,7 @@
 #define FAKECUDA_H
 #include <stdint.h>
 
-/* The `after`th call of a function from now on (1: the next) fails with a code. A code after which a context is of no use makes the
+/* The `after`th call of a function from now on (1: the next; 0: every one) fails with a code. A code after which a context is of no use makes the
  * device of the current context useless, until it is reset. NULL: no call fails. */
 void fakecuda_fail(const char *function, int after, unsigned code);
 
@@ -23,7 +23,7 @@ void fakecuda_lose(int device, unsigned code);
 /* Kernels take so long from now on. */
 void fakecuda_kernel_ns(uint64_t ns);
 
-/* How often a function was called, or one of "kernel NAME", "graph_kernels" (launched by graphs), "pinned_copies",
+/* How often a function was called, or one of "kernel NAME", "graph_kernels" (launched by graphs), "device N kernels", "pinned_copies",
  * "pageable_copies", "copied_bytes"; "overlap": the most streams that had work at a time. Since the latest fakecuda_clear. */
 unsigned long fakecuda_count(const char *name);
 void fakecuda_clear(void);

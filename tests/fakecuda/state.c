@@ -154,6 +154,8 @@ void step(struct object *stream) {
         snprintf(name, sizeof name, "kernel %s", op->launch.name);
         count(name, 1);
         if (op->exec) count("graph_kernels", 1);
+        snprintf(name, sizeof name, "device %d kernels", stream->device);
+        count(name, 1);
     }
     stream->ops = op->next;
     if (!stream->ops) stream->end = &stream->ops;

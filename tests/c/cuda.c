@@ -1,0 +1,578 @@
+/* The CUDA backend through the C ABI, with a fake driver: who calls what, and what becomes of it when calls fail. Nothing here
+ * says anything about a GPU. */
+#include "cuda.h"
+
+/* Results and how they come about --------------------------------------------------------------------------------- */
+
+static void devices_are_told_of_by_health(void) {
+    blaze_engine *engine = new_engine(config_of("\"threads\": 1"));
+    const char *health = health_text(engine);
+    CHECK_JSON(health, "plugins[0].error", "null");
+    CHECK_JSON(health, "plugins[0].backend", "cuda");
+    CHECK_JSON(health, "backends[name=cuda].report.devices[0].name", "Fake GPU (no GPU)");
+    CHECK_JSON(health, "backends[name=cuda].report.devices[1].device", "1");
+    CHECK_JSON(health, "backends[name=cuda].report.devices[0].state", "ready");
+    CHECK_JSON(health, "backends[name=cuda].report.devices[0].utilization", "0.42");
+    CHECK_JSON(health, "backends[name=cuda].report.driver_version", "13.0");
+    CHECK(json_number(health, "backends[name=cuda].report.devices[0].memory.free_bytes") > 0);
+    CHECK_INT(fakecuda_live("context"), 0); /* it costs nothing before it is used */
+    blaze_engine_destroy(engine);
+    nothing_is_left();
+}
+
+static void kernels_compute_and_requests_are_joined(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
+    fakecuda_clear();
+    for (uint64_t i = 0; i < 300; i++) submit_simple(&rig, i);
+    for (int i = 0; i < 300; i++) {
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, OK);
+        CHECK_FLOATS(floats(&event, 0), 3, 6, 9, 12);
+        blaze_event_release(&event);
+    }
+    CHECK(fakecuda_count("kernel scale") > 0 && fakecuda_count("kernel scale") < 300);
+    CHECK(fakecuda_count("pinned_copies") >= 2 * fakecuda_count("kernel scale"));
+    CHECK_INT(fakecuda_count("pageable_copies"), 0);
+    CHECK_INT(fakecuda_count("cuStreamSynchronize"), 0);
+    CHECK_JSON(health_text(rig.engine), "models[name=m].provider", "cuda");
+    CHECK(health_number(rig.engine, "backends[name=cuda].report.devices[0].streams[0].runs") > 0);
+    cuda_down(&rig);
+}
+
+/* Kernels that follow one another through a buffer, with weights, for batches of every size. */
+static void kernels_follow_one_another(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", MODEL("mlp", ", \"batching\": {\"max_rows\": 64}"));
+    static float x[40][4];
+    for (int row = 0; row < 40; row++)
+        for (int i = 0; i < 4; i++) x[row][i] = (float)((row * 7 + i * 3) % 11 - 5);
+    for (int round = 0; round < 3; round++) {
+        for (uint64_t rows = 1; rows <= 40; rows++) {
+            struct call call;
+            call_with(&call, rig.model, x[0], (int64_t)rows, 4)->user_data = rows;
+            submit(&rig, &call.request);
+        }
+        for (int i = 0; i < 40; i++) {
+            blaze_event event = next_event(rig.queue);
+            CHECK_STATUS(event.status, OK);
+            const float *y = floats(&event, 0);
+            for (uint64_t row = 0; y && row < event.user_data; row++) {
+                float expected[3];
+                mlp(x[row], expected);
+                for (int k = 0; k < 3; k++)
+                    if (y[row * 3 + (uint64_t)k] != expected[k])
+                        FAIL("row %d: %g, not %g", (int)row, (double)y[row * 3 + (uint64_t)k], (double)expected[k]);
+            }
+            blaze_event_release(&event);
+        }
+    }
+    cuda_down(&rig);
+}
+
+static void two_inputs_are_two_copies(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", MODEL("add", ""));
+    static const float a[] = {1, 2, 3, 4}, b[] = {10, 20, 30, 40};
+    int64_t shape[] = {1, 4};
+    blaze_tensor inputs[2] = {BLAZE_TENSOR_INIT, BLAZE_TENSOR_INIT};
+    for (int i = 0; i < 2; i++) {
+        inputs[i].dtype = BLAZE_DTYPE_F32, inputs[i].shape = shape, inputs[i].rank = 2;
+        inputs[i].data = (void *)(uintptr_t)(i ? b : a), inputs[i].size_bytes = sizeof a;
+    }
+    blaze_request request = BLAZE_REQUEST_INIT;
+    request.model = rig.model, request.inputs = inputs, request.inputs_count = 2;
+    submit(&rig, &request);
+    blaze_event event = next_event(rig.queue);
+    CHECK_FLOATS(floats(&event, 0), 11, 22, 33, 44);
+    blaze_event_release(&event);
+    cuda_down(&rig);
+}
+
+static void buckets_are_one_launch(void) {
+    for (int graphs = 0; graphs < 2; graphs++) {
+        struct rig rig = cuda_rig("\"threads\": 1", graphs ? SCALE(", \"batching\": {\"max_rows\": 16, \"buckets\": [4, 16]}")
+                                                          : SCALE_WITH("\"graphs\": false",
+                                                                       ", \"batching\": {\"max_rows\": 16, \"buckets\": [4, 16]}"));
+        triples(&rig); /* everything is ready */
+        fakecuda_clear();
+        for (uint64_t i = 0; i < 100; i++) submit_simple(&rig, i);
+        for (int i = 0; i < 100; i++) {
+            blaze_event event = next_event(rig.queue);
+            CHECK_FLOATS(floats(&event, 0), 3, 6, 9, 12);
+            blaze_event_release(&event);
+        }
+        unsigned long runs = fakecuda_count("kernel scale");
+        CHECK(runs > 0);
+        if (graphs) {
+            CHECK(fakecuda_count("graph_kernels") > 0);
+            CHECK_INT(fakecuda_count("cuGraphLaunch"), fakecuda_count("graph_kernels"));
+            CHECK_INT(fakecuda_live("graph"), 0);
+            CHECK(fakecuda_live("exec") >= 2);
+        } else {
+            CHECK_INT(fakecuda_count("graph_kernels"), 0);
+            CHECK_INT(fakecuda_count("cuLaunchKernel"), runs);
+            CHECK_INT(fakecuda_live("exec"), 0);
+        }
+        cuda_down(&rig);
+    }
+}
+
+/* Asks until something is so. */
+static void until_counted(struct rig *rig, const char *name, unsigned long count) {
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (fakecuda_count(name) < count && blaze_now_ns() < until) {
+        for (uint64_t i = 0; i < 8; i++) submit_simple(rig, i);
+        for (int i = 0; i < 8; i++) {
+            blaze_event event = next_event(rig->queue);
+            CHECK_STATUS(event.status, OK);
+            blaze_event_release(&event);
+        }
+    }
+    if (fakecuda_count(name) < count) FAIL("%s is %lu, not %lu", name, fakecuda_count(name), count);
+}
+
+static void lanes_have_streams_of_their_own(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(", \"lanes\": 3, \"batching\": {\"max_rows\": 1}"));
+    fakecuda_kernel_ns(2 * MILLISECOND);
+    until_counted(&rig, "overlap", 2);
+    CHECK(fakecuda_live("stream") >= 2 && fakecuda_live("stream") <= 4);
+    CHECK_INT(fakecuda_count("cuStreamSynchronize"), 0);
+    fakecuda_kernel_ns(0);
+    cuda_down(&rig);
+}
+
+static void runs_are_spread_over_devices(void) {
+    struct rig rig = cuda_rig("\"threads\": 1",
+                              SCALE_WITH("\"devices\": [0, 1]", ", \"lanes\": 4, \"batching\": {\"max_rows\": 1}"));
+    fakecuda_clear();
+    fakecuda_kernel_ns(2 * MILLISECOND);
+    until_counted(&rig, "device 0 kernels", 1);
+    until_counted(&rig, "device 1 kernels", 1);
+    fakecuda_kernel_ns(0);
+    CHECK_JSON(health_text(rig.engine), "backends[name=cuda].report.devices[1].state", "ready");
+    cuda_down(&rig);
+}
+
+static void what_is_cancelled_leaves_no_copies_behind(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(", \"batching\": {\"max_rows\": 1}"));
+    triples(&rig);
+    fakecuda_kernel_ns(20 * MILLISECOND);
+    for (int round = 0; round < 10; round++) {
+        blaze_ticket ticket = submit_simple(&rig, 0);
+        if (round % 2) sleep_ns(5 * MILLISECOND);
+        blaze_cancel(rig.engine, ticket);
+        blaze_event event = next_event(rig.queue);
+        CHECK(event.status == BLAZE_STATUS_OK || event.status == BLAZE_STATUS_CANCELLED);
+        blaze_event_release(&event);
+    }
+    submit_simple(&rig, 1);
+    blaze_model_unload(rig.engine, rig.model, NULL, NULL);
+    fakecuda_kernel_ns(0);
+    cuda_down(&rig);
+}
+
+/* What is wrong is named ------------------------------------------------------------------------------------------ */
+
+static void manifests_are_checked(void) {
+    static const struct {
+        const char *from, *to;
+        blaze_status status;
+        const char *says;
+    } cases[] = {
+        {"\"kernels.ptx\"", "\"nowhere.ptx\"", BLAZE_STATUS_MODEL_NOT_FOUND, "nowhere.ptx"},
+        {"\"kernels.ptx\"", "\"../kernels.ptx\"", BLAZE_STATUS_MODEL_INVALID, "module"},
+        {"\"kernels.ptx\"", "\"scale.json\"", BLAZE_STATUS_MODEL_INVALID, "missing .version directive"},
+        {"\"name\": \"scale\"", "\"name\": \"scales\"", BLAZE_STATUS_MODEL_INVALID, "kernels[0].name: the module has no \"scales\""},
+        {"{\"f32\": 3}", "{\"f64\": 3}", BLAZE_STATUS_MODEL_INVALID, "kernels[0].arguments[3]: has 8 bytes; \"scale\" takes 4"},
+        {", {\"f32\": 3}", "", BLAZE_STATUS_MODEL_INVALID, "kernels[0].arguments: \"scale\" takes more than 3"},
+        {"{\"f32\": 3}", "{\"f32\": 3}, {\"u32\": 1}", BLAZE_STATUS_MODEL_INVALID, "kernels[0].arguments[4]: \"scale\" takes only 4"},
+        {"{\"input\": \"x\"}", "{\"input\": \"z\"}", BLAZE_STATUS_MODEL_INVALID, "kernels[0].arguments[0].input"},
+        {"\"block\": [256]", "\"block\": [\"width\"]", BLAZE_STATUS_MODEL_INVALID, "no input has an axis \"width\""},
+        {"\"dtype\": \"f32\"", "\"dtype\": \"f31\"", BLAZE_STATUS_MODEL_INVALID, "inputs[0].dtype"},
+        {"\"module\"", "\"modules\"", BLAZE_STATUS_MODEL_INVALID, "modules"},
+        {"\"outputs\"", "\"weights\": {\"file\": \"none.bin\", \"tensors\": [{\"name\": \"w\", \"dtype\": \"f32\", \"shape\": [1], "
+                        "\"offset\": 0}]}, \"outputs\"", BLAZE_STATUS_MODEL_NOT_FOUND, "none.bin"},
+        {"\"outputs\"", "\"weights\": {\"file\": \"scale.json\", \"tensors\": [{\"name\": \"w\", \"dtype\": \"f32\", \"shape\": "
+                        "[1000000], \"offset\": 0}]}, \"outputs\"", BLAZE_STATUS_MODEL_INVALID, "of the 4000000 that"},
+        {"{", "{{", BLAZE_STATUS_MODEL_INVALID, "scale.json"},
+    };
+    const char *directory = new_directory();
+    char manifest[4096], path[256], config[1024];
+    snprintf(path, sizeof path, "%s/kernels.ptx", directory);
+    copy_file("tests/cuda/kernels.ptx", path);
+    read_text("tests/cuda/scale.json", manifest, sizeof manifest);
+    blaze_engine *engine = new_engine(config_of("\"threads\": 1"));
+    blaze_model model = 0;
+    blaze_error error = {.status = 0};
+    snprintf(path, sizeof path, "%s/scale.json", directory);
+    snprintf(config, sizeof config, "{\"name\": \"m\", \"backend\": \"cuda\", \"path\": \"%s\"}", path);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char changed[8192];
+        const char *at = strstr(manifest, cases[i].from);
+        REQUIRE(at);
+        snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - manifest), manifest, cases[i].to, at + strlen(cases[i].from));
+        write_file(path, changed, strlen(changed));
+        blaze_status status = blaze_model_load(engine, config, &model, &error);
+        if (status != cases[i].status || !strstr(error.message, cases[i].says))
+            FAIL("case %zu: %s: %s, not %s: %s", i, blaze_status_name(status), error.message, blaze_status_name(cases[i].status),
+                 cases[i].says);
+        CHECK_INT(fakecuda_live("module"), 0);
+        CHECK_INT(fakecuda_live("allocation"), 0);
+    }
+    write_file(path, manifest, strlen(manifest));
+    struct rig rig = {engine, new_queue(engine, 64), load_model(engine, config)};
+    triples(&rig);
+    cuda_down(&rig);
+    remove_directory(directory);
+}
+
+static void options_are_checked(void) {
+    static const struct {
+        const char *model;
+        blaze_status status;
+        const char *says;
+    } cases[] = {
+        {SCALE_WITH("\"devices\": [2]", ""), BLAZE_STATUS_INVALID_CONFIG, "options.devices[0]: there is no device 2: there are 2"},
+        {SCALE_WITH("\"devices\": []", ""), BLAZE_STATUS_INVALID_CONFIG, "options.devices"},
+        {SCALE_WITH("\"devices\": [0, 0]", ""), BLAZE_STATUS_INVALID_CONFIG, "options.devices[1]"},
+        {SCALE_WITH("\"devices\": \"all\"", ""), BLAZE_STATUS_INVALID_CONFIG, "options.devices"},
+        {SCALE_WITH("\"graphs\": 1", ""), BLAZE_STATUS_INVALID_CONFIG, "options.graphs"},
+        {SCALE_WITH("\"colour\": 1", ""), BLAZE_STATUS_INVALID_CONFIG, "colour"},
+        {"{\"name\": \"m\", \"backend\": \"cuda\"}", BLAZE_STATUS_INVALID_CONFIG, "path"},
+    };
+    blaze_engine *engine = new_engine(config_of("\"threads\": 1"));
+    blaze_model model = 0;
+    blaze_error error = {.status = 0};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        blaze_status status = blaze_model_load(engine, cases[i].model, &model, &error);
+        if (status != cases[i].status || !strstr(error.message, cases[i].says))
+            FAIL("case %zu: %s: %s", i, blaze_status_name(status), error.message);
+    }
+    CHECK_STATUS(blaze_model_load_memory(engine, "{\"name\": \"m\", \"backend\": \"cuda\"}", "{}", 2, &model, &error), UNSUPPORTED);
+    CHECK_TEXT(error.message, "must have a path");
+    blaze_engine_destroy(engine);
+    nothing_is_left();
+}
+
+static void without_a_driver_or_a_device_the_engine_works(void) {
+    static const struct {
+        const char *driver, *devices, *config, *says;
+    } cases[] = {{"/nowhere/libcuda.so.1", "2", "", "/nowhere/libcuda.so.1"},
+                 {NULL, "0", "", "CUDA_ERROR_NO_DEVICE (100)"},
+                 {"libc.so.6", "2", "", "it has no cuInit"},
+                 {NULL, "2", ", \"colour\": 1", "config.colour"}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        setenv("FAKECUDA_DEVICES", cases[i].devices, 1);
+        blaze_engine *engine = new_engine(config_with(cases[i].driver, cases[i].config, "\"threads\": 1"));
+        CHECK_TEXT(json_text(health_text(engine), "plugins[0].error"), cases[i].says);
+        blaze_model model = 0;
+        blaze_error error = {.status = 0};
+        CHECK_STATUS(blaze_model_load(engine, SCALE(""), &model, &error), BACKEND_UNAVAILABLE);
+        CHECK_TEXT(error.message, cases[i].says);
+        struct rig rig = {engine, new_queue(engine, 64), load_mock(engine, "mock", "", "")};
+        still_works(&rig);
+        cuda_down(&rig);
+    }
+    setenv("FAKECUDA_DEVICES", "2", 1);
+}
+
+/* Memory ---------------------------------------------------------------------------------------------------------- */
+
+static void everything_goes_back(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", NULL);
+    int rounds = getenv("BLAZE_SHORT") ? 10 : 100;
+    for (int round = 0; round < rounds; round++) {
+        rig.model = load_model(rig.engine, round % 2 ? MODEL("mlp", "") : SCALE(", \"batching\": {\"buckets\": [1, 8]}"));
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, NULL), OK);
+        blaze_event_release(&event);
+        CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, NULL, NULL), OK);
+        CHECK_INT(fakecuda_live("module"), 0);
+        CHECK_INT(fakecuda_live("exec"), 0);
+    }
+    CHECK(fakecuda_live("allocation") <= 4); /* what the engine keeps for whoever comes next */
+    CHECK(fakecuda_live("stream") <= 4);
+    cuda_down(&rig);
+}
+
+static void models_leave_a_device_for_others(void) {
+    const char *directory = new_directory();
+    char path[256], config[1024], text[4096];
+    snprintf(path, sizeof path, "%s/kernels.ptx", directory);
+    copy_file("tests/cuda/kernels.ptx", path);
+    static char weights[600000];
+    snprintf(path, sizeof path, "%s/w.bin", directory);
+    write_file(path, weights, sizeof weights);
+    read_text("tests/cuda/scale.json", text, sizeof text);
+    char *at = strstr(text, "\"inputs\"");
+    REQUIRE(at);
+    char manifest[8192];
+    snprintf(manifest, sizeof manifest, "%.*s\"weights\": {\"file\": \"w.bin\", \"tensors\": [{\"name\": \"w\", \"dtype\": \"u8\", "
+             "\"shape\": [600000], \"offset\": 0}]}, %s", (int)(at - text), text, at);
+    snprintf(path, sizeof path, "%s/large.json", directory);
+    write_file(path, manifest, strlen(manifest));
+    struct rig rig = cuda_rig("\"threads\": 1, \"memory\": {\"devices\": {\"cuda:0\": 1500000, \"cuda:1\": 500000}}", NULL);
+    blaze_model models[3];
+    for (int i = 0; i < 3; i++) {
+        snprintf(config, sizeof config, "{\"name\": \"m%d\", \"backend\": \"cuda\", \"path\": \"%s\"}", i, path);
+        rig.model = models[i] = load_model(rig.engine, config);
+        triples(&rig);
+        CHECK(fakecuda_live("bytes") <= 1500000);
+    }
+    CHECK(!is_resident(rig.engine, "m0") || !is_resident(rig.engine, "m1"));
+    for (int i = 0; i < 3; i++) { /* and come back */
+        rig.model = models[i];
+        triples(&rig);
+    }
+    blaze_model model = 0;
+    blaze_error error = {.status = 0};
+    snprintf(config, sizeof config, "{\"name\": \"other\", \"backend\": \"cuda\", \"path\": \"%s\", \"options\": {\"devices\": [1]}}", path);
+    CHECK_STATUS(blaze_model_load(rig.engine, config, &model, &error), OVER_BUDGET);
+    CHECK_TEXT(error.message, "device 1 has no room for 600000 bytes of weights");
+    cuda_down(&rig);
+    remove_directory(directory);
+}
+
+/* Failures -------------------------------------------------------------------------------------------------------- */
+
+/* Everything that a model's life consists of, once. Returns the first failure. */
+static blaze_status live_once(const char *more, char *message, size_t size) {
+    blaze_error error = {.status = 0};
+    blaze_engine *engine = NULL;
+    blaze_model model = 0;
+    blaze_status status = blaze_engine_create(config_of("\"threads\": 1, \"memory\": {\"idle_ms\": 1}"), &engine, &error);
+    REQUIRE(status == BLAZE_STATUS_OK);
+    snprintf(message, size, "%s", json_text(health_text(engine), "plugins[0].error"));
+    status = blaze_model_load(engine, more, &model, &error);
+    if (!status) {
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        status = blaze_infer(engine, simple_call(&call, model), PATIENCE, &event, &error);
+        if (!status) {
+            status = event.status;
+            if (!status) CHECK_FLOATS(floats(&event, 0), 3, 6, 9, 12);
+            snprintf(error.message, sizeof error.message, "%s", event.text ? event.text : "");
+        }
+        blaze_event_release(&event);
+    }
+    if (status) snprintf(message, size, "%s", error.message);
+    health_text(engine);
+    blaze_engine_destroy(engine);
+    return status;
+}
+
+/* Each function fails, at its first calls, with an error that costs no more than what it was to do, and with one that costs the
+ * device; and with one that nobody has heard of. */
+static void whatever_fails_is_told_and_leaves_nothing(void) {
+    static const char *const model = SCALE(", \"recovery\": false, \"batching\": {\"max_rows\": 8, \"buckets\": [1, 8]}");
+    int most = getenv("BLAZE_SHORT") ? 1 : 4, tried = 0;
+    char message[1100];
+    static const unsigned codes[] = {1, 719, 4242};
+    for (int index = 0; fakecuda_function(index); index++) {
+        const char *function = fakecuda_function(index);
+        for (int after = 1; after <= most; after++)
+            for (size_t k = 0; k < COUNT(codes); k++) {
+                fakecuda_fail(function, after, codes[k]);
+                blaze_status status = live_once(model, message, sizeof message);
+                int has_failed = fakecuda_has_failed();
+                fakecuda_fail(NULL, 0, 0);
+                tried += has_failed;
+                if (status == BLAZE_STATUS_INTERNAL) FAIL("%s, call %d, code %u: %s", function, after, codes[k], message);
+                if (status && !has_failed) FAIL("%s never failed, but: %s", function, message);
+                if (status && !strstr(message, function) && !strstr(message, "cu"))
+                    FAIL("%s, call %d, code %u: the message does not say so: %s", function, after, codes[k], message);
+                nothing_is_left();
+            }
+    }
+    CHECK(tried > 60);
+    CHECK_STATUS(live_once(model, message, sizeof message), OK);
+    nothing_is_left();
+}
+
+static const char *device_state(blaze_engine *engine) {
+    return json_text(health_text(engine), "backends[name=cuda].report.devices[0].state");
+}
+
+/* Waits until the model works. */
+static void until_it_works(struct rig *rig) {
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    for (;;) {
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        blaze_error error = {.status = 0};
+        blaze_status status = blaze_infer(rig->engine, simple_call(&call, rig->model), PATIENCE, &event, &error);
+        if (!status) status = event.status;
+        if (!status) CHECK_FLOATS(floats(&event, 0), 3, 6, 9, 12);
+        blaze_event_release(&event);
+        if (!status || blaze_now_ns() > until) {
+            CHECK_STATUS(status, OK);
+            return;
+        }
+        sleep_ns(10 * MILLISECOND);
+    }
+}
+
+static void a_lost_device_comes_back(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(", \"batching\": {\"max_rows\": 8, \"buckets\": [1, 8]}"));
+    triples(&rig);
+    static const unsigned codes[] = {719, 700, 214, 999, 911};
+    for (size_t i = 0; i < COUNT(codes); i++) {
+        fakecuda_fail("cuDevicePrimaryCtxReset_v2", 0, 1); /* not yet */
+        fakecuda_lose(0, codes[i]);
+        submit_simple(&rig, 1);
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, DEVICE_LOST);
+        char number[16];
+        snprintf(number, sizeof number, "(%u)", codes[i]);
+        if (codes[i] != 911) CHECK_TEXT(event.text, number);
+        CHECK_TEXT(event.text, i == 4 ? "error 911" : "CUDA_ERROR_");
+        CHECK_TEXT(event.text, "device 0 (Fake GPU (no GPU)) is lost");
+        blaze_event_release(&event);
+        CHECK_TEXT(device_state(rig.engine), "lost");
+        fakecuda_fail(NULL, 0, 0);
+        until_it_works(&rig);
+        CHECK_TEXT(device_state(rig.engine), "ready");
+        CHECK_INT(health_number(rig.engine, "backends[name=cuda].report.devices[0].losses"), i + 1);
+    }
+    cuda_down(&rig);
+}
+
+/* It is reset, but does not keep what is written: it stays away. */
+static void a_device_that_fails_its_proof_stays_away(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
+    triples(&rig);
+    fakecuda_fail("cuMemsetD8Async", 0, 1);
+    fakecuda_lose(0, 719);
+    submit_simple(&rig, 1);
+    blaze_event event = next_event(rig.queue);
+    CHECK_STATUS(event.status, DEVICE_LOST);
+    blaze_event_release(&event);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (!fakecuda_has_failed() && blaze_now_ns() < until) sleep_ns(10 * MILLISECOND);
+    CHECK(fakecuda_has_failed());
+    CHECK_TEXT(device_state(rig.engine), "lost");
+    blaze_model model = 0;
+    blaze_error error = {.status = 0};
+    CHECK_STATUS(blaze_model_load(rig.engine, "{\"name\": \"n\", \"backend\": \"cuda\", \"path\": \"tests/cuda/add.json\"}", &model,
+                                  &error), DEVICE_LOST);
+    CHECK_TEXT(error.message, "cuMemsetD8Async");
+    fakecuda_fail(NULL, 0, 0);
+    until_it_works(&rig);
+    cuda_down(&rig);
+}
+
+/* One model's kernel costs all models the device; the others are rebuilt too, also another engine's. */
+static void all_models_of_a_device_share_its_fate(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE("")), other = cuda_rig("\"threads\": 1", SCALE(""));
+    triples(&rig), triples(&other);
+    fakecuda_fail("cuLaunchKernel", 1, 719);
+    submit_simple(&rig, 1);
+    blaze_event event = next_event(rig.queue);
+    CHECK_STATUS(event.status, DEVICE_LOST);
+    CHECK_TEXT(event.text, "kernel \"scale\"");
+    blaze_event_release(&event);
+    until_it_works(&rig);
+    until_it_works(&other);
+    until_it_works(&rig);
+    CHECK_INT(fakecuda_count("cuDevicePrimaryCtxReset_v2") > 0, 1);
+    rig_down(&rig);
+    cuda_down(&other);
+}
+
+/* One of two devices is lost: runs go to the other. */
+static void a_route_goes_to_the_processor_meanwhile(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
+    load_mock(rig.engine, "slow", "", "");
+    blaze_model route = new_route(rig.engine, "{\"name\": \"r\", \"policy\": \"primary_fallback\", \"targets\": "
+                                              "[{\"model\": \"m\"}, {\"model\": \"slow\"}]}");
+    struct rig routed = {rig.engine, rig.queue, route};
+    triples(&routed);
+    fakecuda_fail("cuDevicePrimaryCtxReset_v2", 0, 999);
+    fakecuda_lose(0, 719);
+    for (int i = 0; i < 20; i++) still_works(&routed); /* not one fails: 3, 5, 7, 9 are the other target's */
+    CHECK_TEXT(device_state(rig.engine), "lost");
+    fakecuda_fail(NULL, 0, 0);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    for (int is_back = 0; !is_back && blaze_now_ns() < until; sleep_ns(10 * MILLISECOND)) {
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, route), PATIENCE, &event, NULL), OK);
+        const float *y = floats(&event, 0);
+        is_back = y && y[1] == 6;
+        blaze_event_release(&event);
+    }
+    triples(&routed);
+    cuda_down(&rig);
+}
+
+/* Losses come while several threads ask, and models are loaded and unloaded. */
+struct storm {
+    struct rig *rig;
+    atomic_int stop;
+    atomic_uint ended_well, lost;
+};
+
+static void *asks(void *pointer) {
+    struct storm *storm = pointer;
+    while (!atomic_load(&storm->stop)) {
+        struct call call;
+        blaze_event event = BLAZE_EVENT_INIT;
+        blaze_error error = {.status = 0};
+        blaze_status status = blaze_infer(storm->rig->engine, simple_call(&call, storm->rig->model), PATIENCE, &event, &error);
+        if (!status) status = event.status;
+        if (!status) atomic_fetch_add(&storm->ended_well, 1);
+        else if (status == BLAZE_STATUS_DEVICE_LOST) atomic_fetch_add(&storm->lost, 1);
+        else FAIL("%s: %s", blaze_status_name(status), error.message);
+        blaze_event_release(&event);
+        if (status) sleep_ns(MILLISECOND);
+    }
+    return NULL;
+}
+
+static void losses_under_load_harm_nobody(void) {
+    struct rig rig = cuda_rig("\"threads\": 2", SCALE_WITH("\"devices\": [0, 1]", ", \"lanes\": 3, \"batching\": {\"max_rows\": 4, "
+                                                                                  "\"buckets\": [1, 4]}"));
+    struct storm storm = {.rig = &rig};
+    pthread_t threads[3];
+    fakecuda_kernel_ns(MILLISECOND / 5);
+    for (size_t i = 0; i < COUNT(threads); i++) REQUIRE(!pthread_create(&threads[i], NULL, asks, &storm));
+    int losses = getenv("BLAZE_SHORT") ? 3 : 12;
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    for (int i = 0; i < losses; i++) {
+        unsigned before = atomic_load(&storm.ended_well);
+        while (atomic_load(&storm.ended_well) < before + 5 && blaze_now_ns() < until) sleep_ns(MILLISECOND);
+        fakecuda_lose(i % 2, i % 3 ? 719 : 700);
+    }
+    fakecuda_kernel_ns(0);
+    until_it_works(&rig);
+    atomic_store(&storm.stop, 1);
+    for (size_t i = 0; i < COUNT(threads); i++) pthread_join(threads[i], NULL);
+    CHECK(atomic_load(&storm.lost) > 0);
+    until_it_works(&rig);
+    cuda_down(&rig);
+}
+
+int main(int argc, char **argv) {
+    static const struct test tests[] = {
+        TEST(devices_are_told_of_by_health),
+        TEST(kernels_compute_and_requests_are_joined),
+        TEST(kernels_follow_one_another),
+        TEST(two_inputs_are_two_copies),
+        TEST(buckets_are_one_launch),
+        TEST(lanes_have_streams_of_their_own),
+        TEST(runs_are_spread_over_devices),
+        TEST(what_is_cancelled_leaves_no_copies_behind),
+        TEST(manifests_are_checked),
+        TEST(options_are_checked),
+        TEST(without_a_driver_or_a_device_the_engine_works),
+        TEST(everything_goes_back),
+        TEST(models_leave_a_device_for_others),
+        TEST(whatever_fails_is_told_and_leaves_nothing),
+        TEST(a_lost_device_comes_back),
+        TEST(a_device_that_fails_its_proof_stays_away),
+        TEST(all_models_of_a_device_share_its_fate),
+        TEST(a_route_goes_to_the_processor_meanwhile),
+        TEST(losses_under_load_harm_nobody),
+    };
+    setenv("FAKECUDA_DEVICES", "2", 1);
+    return RUN_TESTS(tests, argc, argv);
+}
