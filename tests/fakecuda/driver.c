@@ -61,6 +61,7 @@ void fakecuda_fail(const char *function, int after, unsigned code) {
     pthread_mutex_lock(&mutex);
     fault.after = function ? after : 0, fault.always = function && !after, fault.code = code, fault.has_failed = 0;
     snprintf(fault.function, sizeof fault.function, "%s", function ? function : "");
+    for (int device = 0; function && device < MAX_DEVICES; device++) devices[device].tainted = 0;
     pthread_mutex_unlock(&mutex);
 }
 
@@ -74,6 +75,15 @@ int fakecuda_has_failed(void) {
 void fakecuda_lose(int device, unsigned code) {
     pthread_mutex_lock(&mutex);
     devices[device].sticky = code;
+    pthread_mutex_unlock(&mutex);
+}
+
+void fakecuda_end(void) {
+    pthread_mutex_lock(&mutex);
+    for (int device = 0; device < MAX_DEVICES; device++) {
+        end_context(device);
+        devices[device].retained = 0;
+    }
     pthread_mutex_unlock(&mutex);
 }
 
@@ -103,12 +113,11 @@ static unsigned enter(const char *name, int needs_context) {
     struct object *context = current();
     if (!strcmp(name, fault.function) && (fault.always || (fault.after > 0 && --fault.after == 0))) {
         fault.has_failed = 1;
-        if (context && is_present(context)) {
-            if (is_sticky(fault.code)) devices[context->device].sticky = fault.code;
-            if (strstr(name, "Free") || strstr(name, "Destroy") || strstr(name, "Unload") || strstr(name, "Unregister") ||
-                strstr(name, "Pop"))
-                devices[context->device].tainted = 1;
-        }
+        if (context && is_present(context) && is_sticky(fault.code)) devices[context->device].sticky = fault.code;
+        static const char *const frees[] = {"Free", "Destroy", "Unload", "Unregister", "Push", "Pop"};
+        for (size_t i = 0; i < sizeof frees / sizeof *frees; i++)
+            if (strstr(name, frees[i]))
+                for (int device = 0; device < MAX_DEVICES; device++) devices[device].tainted = 1;
         return fault.code;
     }
     if (!is_initialized && strcmp(name, "cuInit") != 0) return NOT_INITIALIZED;

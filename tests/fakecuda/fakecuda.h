@@ -10,8 +10,8 @@
 #define FAKECUDA_H
 #include <stdint.h>
 
-/* The `after`th call of a function from now on (1: the next; 0: every one) fails with a code. A code after which a context is of no use makes the
- * device of the current context useless, until it is reset. NULL: no call fails. */
+/* The `after`th call of a function from now on (1: the next; 0: every one) fails with a code. One after which a context is of no
+ * use makes the device of the current context useless, until it is reset. NULL: no call fails. */
 void fakecuda_fail(const char *function, int after, unsigned code);
 
 /* Whether what was to fail has failed. */
@@ -19,6 +19,9 @@ int fakecuda_has_failed(void);
 
 /* A device is lost, with a code. */
 void fakecuda_lose(int device, unsigned code);
+
+/* Contexts end though they were not released, as with a process. Nobody may be within one. */
+void fakecuda_end(void);
 
 /* Kernels take so long from now on. */
 void fakecuda_kernel_ns(uint64_t ns);
