@@ -693,9 +693,9 @@ typedef struct blaze_tensor {
     const int64_t *shape;
     /// How many sizes `shape` has; 0: a scalar.
     uint32_t rank;
-    /// Where `data` is: BLAZE_MEMORY_HOST.
+    /// Where `data` is, such as BLAZE_MEMORY_HOST.
     blaze_memory memory;
-    /// The device's number, for device memory.
+    /// The device's number, for BLAZE_MEMORY_CUDA.
     int32_t device;
     /// Must be 0.
     uint32_t reserved;
@@ -786,10 +786,11 @@ typedef struct blaze_tensor {
 /// Ordinary memory of the process.
 #define BLAZE_MEMORY_HOST 0
 
-/// Page-locked host memory. Not supported by this version.
+/// Host memory that devices reach directly, such as what cuMemHostAlloc returns: taken as host memory is.
 #define BLAZE_MEMORY_PINNED 1
 
-/// Memory of a CUDA device. Not supported by this version.
+/// Memory of a CUDA device, for models that list it. Inputs in it take BLAZE_REQUEST_BORROW, and whatever writes them must
+/// be done before the request is submitted.
 #define BLAZE_MEMORY_CUDA 2
 
 /* Events ------------------------------------------------------------------------------------------------------- */
@@ -865,7 +866,8 @@ typedef struct blaze_event {
 #define BLAZE_EVENT_BUFFERS_RELEASED 4
 
 /// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
-/// in the caller's own buffer if the request gave one for this output.
+/// in the caller's own buffer if the request gave one for this output, and in a device's memory (`memory` says so) if the
+/// request asked for that.
 ///
 /// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
 /// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
@@ -893,6 +895,10 @@ void blaze_event_release(struct blaze_event *event);
 /// others are copied into their batch all the same, before the call returns.
 #define BLAZE_REQUEST_BORROW 1
 
+/// A flag of requests: outputs for which the request gives no memory are left in a device's memory, and are there until the
+/// event is released: on the device of the request's other tensors in such memory, or else on the first one of the model.
+#define BLAZE_REQUEST_DEVICE_OUTPUTS 2
+
 /// How urgent a request is. What waits long enough overtakes any priority.
 typedef int32_t blaze_priority;
 
@@ -901,7 +907,7 @@ typedef int32_t blaze_priority;
 typedef struct blaze_request {
     /// sizeof(blaze_request).
     uint32_t struct_size;
-    /// BLAZE_REQUEST_BORROW or 0.
+    /// BLAZE_REQUEST_BORROW, BLAZE_REQUEST_DEVICE_OUTPUTS, or 0.
     uint32_t flags;
     /// A model, or a route.
     blaze_model model;
@@ -920,7 +926,8 @@ typedef struct blaze_request {
     /// All with the same struct_size.
     const blaze_tensor *inputs;
     /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
-    /// are ignored, and the memory stays lent until the terminal event.
+    /// are ignored, and the memory stays lent until the terminal event; in a device's memory, until an event for the
+    /// ticket carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED.
     const blaze_tensor *outputs;
     /// How many `inputs` there are.
     uint32_t inputs_count;
@@ -950,7 +957,9 @@ typedef struct blaze_request {
 /// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
-/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
+/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set. Tensors in a
+///                 device's memory (BLAZE_MEMORY_CUDA) must be all on one device, which the model must list, or every
+///                 target of the route; such requests are run alone, and a route asks one target, once.
 /// @param queue    Where the events go: a queue of this engine.
 /// @param out      Receives the ticket, never before the request is accepted; may be NULL.
 /// @param err      Receives the reason of a failure; may be NULL.

@@ -150,11 +150,16 @@ pub fn may_have_another(count: usize) -> bool {
     count < MOST
 }
 
-/// The budget of a device whose backend reports so: nine tenths of what was free when it was first used.
-pub fn budget_by_report(report: &serde_json::Value, number: i32) -> Option<u64> {
+/// What is free of a device's memory, by what its backend says.
+pub fn free_bytes(report: &serde_json::Value, number: i32) -> Option<u64> {
     let devices = report.get("devices")?.as_array()?;
     let device = devices.iter().find(|device| device["device"].as_i64() == Some(i64::from(number)))?;
-    let free = device.get("memory")?.get("free_bytes")?.as_u64()?;
+    device.get("memory")?.get("free_bytes")?.as_u64()
+}
+
+/// The budget of a device whose backend reports so: nine tenths of what was free when it was first used.
+pub fn budget_by_report(report: &serde_json::Value, number: i32) -> Option<u64> {
+    let free = free_bytes(report, number)?;
     Some(free / 10 * 9 + free % 10 * 9 / 10)
 }
 

@@ -9,7 +9,7 @@ pub mod onnx;
 mod room;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
-pub use devices::{Device, Devices, MakesRoom, Need};
+pub use devices::{Device, Devices, MakesRoom, Need, free_bytes};
 pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
@@ -20,7 +20,7 @@ use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::sync::AtomicBool;
-use crate::tensor::{Signature, Tensor};
+use crate::tensor::{OutputPlace, Signature, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -72,6 +72,22 @@ pub trait Model: Send + Sync {
     /// Runs the model once. `inputs` are in the signature's order; `None` is an optional input that was not
     /// given. Returns every output. May be told through `interrupt` that the result is not wanted.
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>>;
+
+    /// Numbers of the devices in whose memory inputs and outputs may be.
+    fn devices(&self) -> &[i32] {
+        &[]
+    }
+
+    /// As `run`, with inputs that may be on one of its devices, and each output where it is wanted.
+    fn run_placed(
+        &self,
+        inputs: &[Option<Tensor>],
+        outputs: &[OutputPlace],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tensor>> {
+        let _ = (inputs, outputs, interrupt);
+        Err(Error::new(Status::Unsupported, "the model takes no tensors in a device's memory"))
+    }
 
     /// As `run`; the backend writes its own profile to files that begin with `prefix`, if it has any.
     fn run_profiled(

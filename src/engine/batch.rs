@@ -20,7 +20,7 @@ use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
 use crate::scheduler::roster::{MAX_MEMBERS, Marks};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::tensor::{CallerBuffer, Shape, Tensor};
+use crate::tensor::{CallerBuffer, OutputPlace, Shape, Tensor};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
 use std::ffi::CString;
@@ -77,6 +77,8 @@ pub struct Flags {
     pub routed: bool,
     /// It is an attempt for a request that has its ticket elsewhere, or for nobody.
     pub child: bool,
+    /// It has tensors in a device's memory, or wants some: it is run as it is, and once.
+    pub on_device: bool,
 }
 
 #[repr(align(64))]
@@ -123,6 +125,8 @@ pub struct Extras {
 pub struct Rare {
     /// Instead of rows.
     pub inputs: Option<Arc<Inputs>>,
+    /// Where its outputs are to be, if not all of them in host memory.
+    pub places: Option<Box<[OutputPlace]>>,
     /// The copied strings' share of the memory budget.
     pub reservation: Option<Reservation>,
     /// The model that the job was about.

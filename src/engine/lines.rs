@@ -189,12 +189,12 @@ impl Lines {
         Ok(self.find_or_make(kind, key(kind, shapes.iter().map(Option::as_deref)), shapes)?.0)
     }
 
-    /// The line of a request with these inputs, which were checked.
-    pub fn find(&self, given: &Given<'_>, rows: usize) -> Result<Found> {
+    /// The line of a request with these inputs, which were checked. `on_device`: it has to do with a device's memory.
+    pub fn find(&self, given: &Given<'_>, rows: usize, on_device: bool) -> Result<Found> {
         let plain = |input: &Option<&InputTensor<'_>>| {
             input.is_none_or(|input| matches!(input.data, InputData::Copy(_) | InputData::Borrow(_)))
         };
-        self.find_unusual(given, rows, given.iter().all(plain))
+        self.find_unusual(given, rows, !on_device && given.iter().all(plain))
     }
 
     fn find_unusual(&self, given: &Given<'_>, rows: usize, plain: bool) -> Result<Found> {

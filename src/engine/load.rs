@@ -205,7 +205,7 @@ fn prepare(
     let by_crew = core.serves(&*backend);
     let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
     let queue = Queue::new(&config.batching, config.lanes, &core.table, lines, alarm);
-    let signature = Arc::clone(backend.signature());
+    let (signature, devices) = (Arc::clone(backend.signature()), backend.devices().to_vec());
     let (residence, underway) = Residence::new(brought);
     let intra_op_threads = config.intra_op_threads.unwrap_or(core.config.onnxruntime.intra_op_threads);
     let model = Model::new(Parts {
@@ -213,6 +213,7 @@ fn prepare(
         path,
         from_memory: bytes.is_some(),
         signature,
+        devices,
         batching,
         queue,
         residence,
@@ -311,7 +312,9 @@ pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
     let brought = bring(core, &config, source, &order);
     watch.end(brought.as_ref().err());
     let brought = brought?;
-    if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
+    let differs =
+        **brought.backend.signature() != *model.signature || brought.backend.devices() != model.devices;
+    if differs || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));
     }

@@ -4,9 +4,10 @@ use super::ModelId;
 use super::lifecycle::{Core, Engine};
 use super::model::Model;
 use super::routes::is_route;
-use crate::backend::Device;
+use crate::backend::{Device, free_bytes};
 use crate::error::Result;
 use crate::memory::Kind;
+use crate::metrics::DeviceMemory;
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
@@ -34,6 +35,24 @@ impl Core {
             ("idle_buffers", idle),
             ("caches", used(Kind::Caches)),
         ]
+    }
+
+    /// The memory of devices of which some is taken, and what their backends say.
+    pub(super) fn device_memory(&self) -> Vec<DeviceMemory> {
+        let devices = self.devices.all();
+        let reports = if devices.is_empty() { Vec::new() } else { self.backends.reports() };
+        let memory = |device: &Arc<Device>| {
+            let said = reports.iter().find(|report| report["name"] == *device.backend);
+            DeviceMemory {
+                backend: device.backend.clone(),
+                device: device.number,
+                used: device.ledger().used(),
+                pooled: device.pool.idle_bytes(),
+                free: said.and_then(|said| free_bytes(&said["report"], device.number)),
+                budget: device.ledger().limit(),
+            }
+        };
+        devices.iter().map(memory).collect()
     }
 
     pub(super) fn memory_report(&self) -> Value {

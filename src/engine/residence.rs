@@ -17,6 +17,7 @@ use crate::memory::Reservation;
 use crate::panics::catch;
 use crate::platform;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock, wait};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// After a reload has failed, requests fail with its error for so long before it is tried again.
@@ -176,6 +177,13 @@ impl Residence {
             None => backend.memory_bytes() / backend.shared_by().max(1),
         };
         Some(Report { bytes, ..inner.report.clone() })
+    }
+
+    /// What it has of devices' memory, by their names.
+    pub fn device_bytes(&self) -> BTreeMap<String, u64> {
+        // Under the lock: who evicts the model must be the last to have it.
+        let inner = lock(&self.inner);
+        inner.backend.iter().flat_map(|backend| backend.device_bytes()).collect()
     }
 
     /// From `Evicted` to `Reloading`, for the one who sees to it that somebody does it.

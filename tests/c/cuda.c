@@ -332,6 +332,117 @@ static void models_leave_a_device_for_others(void) {
     remove_directory(directory);
 }
 
+/* Memory of a device with floats in it, which a host would make with CUDA itself: here in the plugin's context. */
+static uint64_t on_device(int device, const float *data, size_t count) {
+    uint64_t address = fakecuda_allocate(device, count * sizeof *data);
+    REQUIRE(address);
+    fakecuda_write(address, data, count * sizeof *data);
+    return address;
+}
+
+static void check_device_floats(uint64_t address, float a, float b, float c, float d) {
+    float values[4] = {0};
+    fakecuda_read(address, values, sizeof values);
+    CHECK_FLOATS(values, a, b, c, d);
+}
+
+static blaze_request *far_call(struct call *call, blaze_model model, uint64_t x, int device) {
+    simple_call(call, model)->flags = BLAZE_REQUEST_BORROW;
+    call->input.memory = BLAZE_MEMORY_CUDA, call->input.device = device, call->input.data = (void *)(uintptr_t)x;
+    return &call->request;
+}
+
+static void tensors_on_a_device_stay_there(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE_WITH("\"devices\": [1, 0]", ""));
+    triples(&rig);
+    for (int device = 0; device < 2; device++) {
+        uint64_t x = on_device(device, ones_to_four, 4), y = on_device(device, ones_to_four, 4);
+        for (int wants = 0; wants < 3; wants++) { /* the output on the host; where the request says; on the device */
+            struct call call;
+            blaze_tensor output = BLAZE_TENSOR_INIT;
+            far_call(&call, rig.model, x, device);
+            if (wants == 1) {
+                output.dtype = BLAZE_DTYPE_F32, output.data = (void *)(uintptr_t)y, output.size_bytes = 4 * sizeof(float);
+                output.shape = call.shape, output.rank = 2;
+                output.memory = BLAZE_MEMORY_CUDA, output.device = device;
+                call.request.outputs = &output, call.request.outputs_count = 1;
+            }
+            if (wants == 2) call.request.flags |= BLAZE_REQUEST_DEVICE_OUTPUTS;
+            fakecuda_clear();
+            submit(&rig, &call.request);
+            blaze_event event = next_event(rig.queue);
+            if (event.status) FAIL("device %d, output %d: %s", device, wants, event.text);
+            CHECK_INT(event.flags & BLAZE_EVENT_FLAG_BUFFERS_RELEASED, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+            CHECK_INT(fakecuda_count("cuMemcpyHtoDAsync_v2"), 0);
+            CHECK_INT(fakecuda_count("cuMemcpyDtoHAsync_v2"), wants == 0);
+            blaze_tensor view = BLAZE_TENSOR_INIT;
+            CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+            CHECK_INT(view.memory, wants ? BLAZE_MEMORY_CUDA : BLAZE_MEMORY_HOST);
+            CHECK_INT(view.device, wants ? device : 0);
+            if (wants) check_device_floats((uint64_t)(uintptr_t)view.data, 3, 6, 9, 12);
+            else CHECK_FLOATS(floats(&event, 0), 3, 6, 9, 12);
+            blaze_event_release(&event);
+        }
+        fakecuda_free(x), fakecuda_free(y);
+    }
+    cuda_down(&rig);
+}
+
+/* Addresses that are none, too little memory, another device's: refused before a kernel sees them, which would cost the device. */
+static void wrong_addresses_are_refused(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE_WITH("\"devices\": [0, 1]", ""));
+    triples(&rig);
+    uint64_t other = on_device(1, ones_to_four, 4), small = fakecuda_allocate(0, 8);
+    const struct {
+        uint64_t address;
+        const char *says;
+    } cases[] = {{0x1234, "is no memory of a CUDA device"},
+                 {(uint64_t)(uintptr_t)&rig, "is no memory of a CUDA device"},
+                 {other, "is memory of device 1, not 0"},
+                 {small, "has not 16 bytes"}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct call call;
+        submit(&rig, far_call(&call, rig.model, cases[i].address, 0));
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, INVALID_SHAPE);
+        CHECK_TEXT(event.text, cases[i].says);
+        CHECK_TEXT(event.text, "input \"x\"");
+        blaze_event_release(&event);
+    }
+    triples(&rig);
+    fakecuda_free(other), fakecuda_free(small);
+    cuda_down(&rig);
+}
+
+/* Outputs on a device are gone with it. What the engine has kept of its memory is not handed out again. */
+static void outputs_on_a_device_after_it_was_lost(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
+    for (int round = 0; round < 3; round++) {
+        uint64_t until = blaze_now_ns() + PATIENCE;
+        for (;;) {
+            struct call call;
+            blaze_event event = BLAZE_EVENT_INIT;
+            blaze_error error = {.status = 0};
+            simple_call(&call, rig.model)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+            blaze_status status = blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error);
+            blaze_tensor view = BLAZE_TENSOR_INIT;
+            if (!status) {
+                CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+                check_device_floats((uint64_t)(uintptr_t)view.data, 3, 6, 9, 12);
+                if (round < 2) fakecuda_lose(0, 700); /* the output is lost, and is released after that */
+            }
+            blaze_event_release(&event);
+            if (!status || blaze_now_ns() > until) {
+                CHECK_STATUS(status, OK);
+                break;
+            }
+            CHECK_STATUS(status, DEVICE_LOST);
+            sleep_ns(10 * MILLISECOND);
+        }
+    }
+    cuda_down(&rig);
+}
+
 /* Failures -------------------------------------------------------------------------------------------------------- */
 
 /* Everything that a model's life consists of, once. Returns the first failure. */
@@ -482,7 +593,32 @@ static void all_models_of_a_device_share_its_fate(void) {
     cuda_down(&other);
 }
 
-/* One of two devices is lost: runs go to the other. */
+/* One of two devices is lost, and stays away: the other does it all. Then it is back. */
+static void the_other_device_goes_on(void) {
+    for (int lost = 0; lost < 2; lost++) {
+        struct rig rig = cuda_rig("\"threads\": 1", SCALE_WITH("\"devices\": [0, 1]", ""));
+        triples(&rig);
+        fakecuda_fail("cuDevicePrimaryCtxReset_v2", 0, 999);
+        fakecuda_lose(lost, 719);
+        CHECK_TEXT(json_text(health_text(rig.engine), "backends[name=cuda].report.devices[0].state"), lost ? "ready" : "lost");
+        until_it_works(&rig);
+        uint64_t until = blaze_now_ns() + PATIENCE;
+        while (!fakecuda_has_failed() && blaze_now_ns() < until) until_it_works(&rig);
+        until_it_works(&rig);
+        triples(&rig);
+        fakecuda_fail(NULL, 0, 0);
+        CHECK_STATUS(blaze_model_unload(rig.engine, rig.model, NULL, NULL), OK);
+        rig.model = load_model(rig.engine, SCALE_WITH("\"devices\": [0, 1]", ""));
+        triples(&rig);
+        for (int i = 0; i < 2; i++) {
+            char path[80];
+            snprintf(path, sizeof path, "backends[name=cuda].report.devices[%d].state", i);
+            CHECK_JSON(health_text(rig.engine), path, "ready");
+        }
+        cuda_down(&rig);
+    }
+}
+
 static void a_route_goes_to_the_processor_meanwhile(void) {
     struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
     load_mock(rig.engine, "slow", "", "");
@@ -543,6 +679,8 @@ static void losses_under_load_harm_nobody(void) {
     uint64_t until = blaze_now_ns() + PATIENCE;
     for (int i = 0; i < losses; i++) {
         unsigned before = atomic_load(&storm.ended_well);
+        if (i == losses - 1) /* at least one has been noticed, or there is nothing to see */
+            while (!atomic_load(&storm.lost) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
         while (atomic_load(&storm.ended_well) < before + 5 && blaze_now_ns() < until) sleep_ns(MILLISECOND);
         fakecuda_lose(i % 2, i % 3 ? 719 : 700);
     }
@@ -570,10 +708,14 @@ int main(int argc, char **argv) {
         TEST(without_a_driver_or_a_device_the_engine_works),
         TEST(everything_goes_back),
         TEST(models_leave_a_device_for_others),
+        TEST(tensors_on_a_device_stay_there),
+        TEST(wrong_addresses_are_refused),
+        TEST(outputs_on_a_device_after_it_was_lost),
         TEST(whatever_fails_is_told_and_leaves_nothing),
         TEST(a_lost_device_comes_back),
         TEST(a_device_that_fails_its_proof_stays_away),
         TEST(all_models_of_a_device_share_its_fate),
+        TEST(the_other_device_goes_on),
         TEST(a_route_goes_to_the_processor_meanwhile),
         TEST(losses_under_load_harm_nobody),
     };

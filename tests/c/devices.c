@@ -43,7 +43,7 @@ struct backend {
     int load_leaks, no_pinned, unaligned, twice;
     atomic_int sleeps;          /* runs last until nobody wants them */
     atomic_int running;
-    atomic_int asks;            /* outputs are asked for, whatever there is */
+    atomic_int fails;           /* every run */
     atomic_int device_runs;     /* with tensors in device memory */
 };
 
@@ -127,15 +127,16 @@ static blaze_status load(void *user, const blaze_backend_load *load, blaze_call 
     size_t bytes = (size_t)option(load->options, "\"weights\":", 4096);
     int first = (int)option(load->options, "\"device\":", 0), end = first + (int)option(load->options, "\"devices\":", 1);
     for (int device = first; device < end; device++) {
-        model->weights[device] = host->take(call, BLAZE_MEMORY_CUDA, device, bytes, BLAZE_PURPOSE_WEIGHTS);
-        if (!model->weights[device]) {
+        void *weights = host->take(call, BLAZE_MEMORY_CUDA, device, bytes, BLAZE_PURPOSE_WEIGHTS);
+        if (!weights) {
             if (!own->load_leaks)
                 for (int other = first; other < device; other++) host->give(host, model->weights[other]);
             free(model);
             snprintf(err->message, sizeof err->message, "no room for %zu bytes on device %d", bytes, device);
             return BLAZE_STATUS_OVER_BUDGET;
         }
-        *(float *)near_of(own, device, model->weights[device], bytes) = model->factor;
+        model->weights[device] = weights;
+        *(float *)near_of(own, device, weights, bytes) = model->factor;
     }
     atomic_fetch_add(&own->models, 1);
     *out = model;
@@ -224,7 +225,8 @@ static blaze_status run(void *user, void *pointer, void *prepared, const blaze_b
     while (atomic_load(&own->sleeps) && !own->host->is_cancelled(call) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
     atomic_fetch_sub(&own->running, 1);
     if (atomic_load(&own->sleeps)) return BLAZE_STATUS_CANCELLED;
-    if (!y.data || atomic_load(&own->asks)) {
+    if (atomic_load(&own->fails)) return BLAZE_STATUS_BACKEND_FAILED;
+    if (!y.data) {
         blaze_status status = own->host->output(call, 0, x.shape, x.rank, y.memory, y.device, &y.data);
         if (status) {
             snprintf(err->message, sizeof err->message, "no memory for output 0");
@@ -293,12 +295,19 @@ static void unload_model(struct rig *rig, blaze_model model) {
     CHECK_STATUS(blaze_model_unload(rig->engine, model, NULL, NULL), OK);
 }
 
+/* A model's or the engine's own number in the metrics, as a line of text. */
+static void has_metric(blaze_engine *engine, const char *line) {
+    static char text[262144];
+    CHECK_STATUS(blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
+    if (!strstr(text, line)) FAIL("there is no line \"%s\"", line);
+}
+
 /* Budgets and eviction ------------------------------------------------------------------------------------------- */
 
 static void what_models_take_is_counted_and_given_back(void) {
     struct backend own;
     make(&own);
-    own.scratch = 10000;
+    own.scratch = 10000, own.free_bytes = 5000000;
     struct rig rig = rig_of(&own, "{\"threads\": 1, \"memory\": {\"devices\": {\"far:0\": 1000000}}}");
     rig.model = load_model(rig.engine, MODEL("m", ", \"options\": {\"weights\": 100000, \"devices\": 2}"));
     still_works(&rig);
@@ -306,6 +315,12 @@ static void what_models_take_is_counted_and_given_back(void) {
     CHECK_JSON(health_text(rig.engine), "memory.devices[name=far:1].budget_bytes", "null");
     CHECK(device_number(rig.engine, 0, "used_bytes") >= 110000);
     CHECK_INT(device_number(rig.engine, 1, "used_bytes"), 100032);
+    CHECK_INT(health_number(rig.engine, "models[name=m].device_bytes.far:1"), 100032);
+    CHECK(health_number(rig.engine, "models[name=m].device_bytes.far:0") >= 110000);
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"1\",kind=\"used\"} 100032\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"budget\"} 1000000\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"pooled\"} 0\n");
+    has_metric(rig.engine, "blaze_device_memory_bytes{backend=\"far\",device=\"0\",kind=\"free\"} 5000000\n");
     CHECK_INT(atomic_load(&own.device_bytes),
               device_number(rig.engine, 0, "used_bytes") + device_number(rig.engine, 1, "used_bytes"));
     unload_model(&rig, rig.model);
@@ -581,6 +596,422 @@ static void without_pinned_memory_there_are_no_batches(void) {
     is_closed(&rig, &own);
 }
 
+
+/* Tensors in device memory ------------------------------------------------------------------------------------------ */
+
+/* Memory that the host itself has of a device, as from cuMemAlloc; `values` NULL: nothing is there yet. */
+static void *on_device(struct backend *own, int device, const float *values, size_t count) {
+    void *far = allocate(own, BLAZE_MEMORY_CUDA, device, count * sizeof *values);
+    REQUIRE(far);
+    if (values) memcpy(near_of(own, device, far, count * sizeof *values), values, count * sizeof *values);
+    return far;
+}
+
+static void off_device(struct backend *own, int device, void *far, size_t count) {
+    free_memory(own, BLAZE_MEMORY_CUDA, device, far, count * sizeof(float));
+}
+
+/* A request of [rows, 4] whose input is there, and perhaps one output buffer. */
+struct far_call {
+    struct call call;
+    blaze_tensor output;
+};
+
+static blaze_request *far_call(struct far_call *far, blaze_model model, void *input, int device, int64_t rows) {
+    blaze_request *request = call_with(&far->call, model, input, rows, 4);
+    far->call.input.memory = BLAZE_MEMORY_CUDA, far->call.input.device = device;
+    request->flags = BLAZE_REQUEST_BORROW;
+    return request;
+}
+
+static blaze_request *give_output(struct far_call *far, void *data, size_t bytes, blaze_memory memory, int device) {
+    far->output = (blaze_tensor)BLAZE_TENSOR_INIT;
+    far->output.dtype = BLAZE_DTYPE_F32, far->output.data = data, far->output.size_bytes = bytes;
+    far->output.memory = memory, far->output.device = device;
+    far->call.request.outputs = &far->output, far->call.request.outputs_count = 1;
+    return &far->call.request;
+}
+
+static blaze_event answer(struct rig *rig, const blaze_request *request, int infer) {
+    blaze_event event = BLAZE_EVENT_INIT;
+    blaze_error error = {.status = 0};
+    if (!infer) {
+        submit(rig, request);
+        return next_event(rig->queue);
+    }
+    if (blaze_infer(rig->engine, request, PATIENCE, &event, &error)) FAIL("infer: %s", error.message);
+    return event;
+}
+
+#define FAR_MODEL "\"options\": {\"weights\": 64, \"devices\": 2}"
+
+static void tensors_may_be_in_device_memory(void) {
+    static const float eight[] = {1, 2, 3, 4, 5, 6, 7, 8};
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{\"threads\": 2}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL ", \"batching\": {\"max_rows\": 16}"));
+    for (int way = 0; way < 16; way++) {
+        int device = way & 1, infer = way & 2, wants = way >> 2; /* host, own buffer, the engine's, a host buffer */
+        int runs = atomic_load(&own.device_runs);
+        void *x = on_device(&own, device, eight, 8), *y = on_device(&own, device, NULL, 16);
+        float host[8] = {0};
+        struct far_call far;
+        blaze_request *request = far_call(&far, rig.model, x, device, 2);
+        if (wants == 1) give_output(&far, y, 16 * sizeof(float), BLAZE_MEMORY_CUDA, device);
+        if (wants == 2) request->flags |= BLAZE_REQUEST_DEVICE_OUTPUTS;
+        if (wants == 3) give_output(&far, host, sizeof host, BLAZE_MEMORY_PINNED, device), request->flags |= 2;
+        blaze_event event = answer(&rig, request, infer);
+        CHECK_STATUS(event.status, OK);
+        CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+        CHECK_INT(event.timing.batch_rows, 2);
+        blaze_tensor view = BLAZE_TENSOR_INIT;
+        CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+        CHECK_INT(view.rank, 2);
+        CHECK_INT(view.shape[0], 2);
+        CHECK_INT(view.shape[1], 4);
+        CHECK_INT(view.size_bytes, sizeof eight);
+        int far_away = wants == 1 || wants == 2;
+        CHECK_INT(view.memory, far_away ? BLAZE_MEMORY_CUDA : BLAZE_MEMORY_HOST);
+        CHECK_INT(view.device, far_away ? device : 0);
+        CHECK_INT(is_far(view.data), far_away);
+        if (wants == 1) CHECK(view.data == y);
+        if (wants == 3) CHECK(view.data == host);
+        const float *values = far_away ? near_of(&own, device, view.data, view.size_bytes) : view.data;
+        CHECK_FLOATS(values, 3, 5, 7, 9, 11, 13, 15, 17);
+        CHECK_INT(atomic_load(&own.device_runs), runs + 1);
+        blaze_event_release(&event);
+        off_device(&own, device, x, 8);
+        off_device(&own, device, y, 16);
+    }
+    still_works(&rig);
+    is_closed(&rig, &own);
+}
+
+/* Of a request on the host, only the outputs are on a device. */
+static void outputs_alone_may_be_in_device_memory(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{\"memory\": {\"idle_ms\": 3600000}}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL));
+    void *y = on_device(&own, 1, NULL, 4);
+    for (int way = 0; way < 8; way++) {
+        int buffer = way & 1, infer = way & 2;
+        struct far_call far;
+        blaze_request *request = simple_call(&far.call, rig.model);
+        request->flags = (way & 4 ? BLAZE_REQUEST_BORROW : 0) | (buffer ? 0 : BLAZE_REQUEST_DEVICE_OUTPUTS);
+        if (buffer) give_output(&far, y, 4 * sizeof(float), BLAZE_MEMORY_CUDA, 1);
+        blaze_event event = answer(&rig, request, infer);
+        CHECK_STATUS(event.status, OK);
+        blaze_tensor view = BLAZE_TENSOR_INIT;
+        CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+        CHECK_INT(view.memory, BLAZE_MEMORY_CUDA);
+        CHECK_INT(view.device, buffer); /* or else the model's first */
+        CHECK_FLOATS(near_of(&own, view.device, view.data, view.size_bytes), 3, 5, 7, 9);
+        blaze_event_release(&event);
+    }
+    off_device(&own, 1, y, 4);
+    CHECK(device_number(rig.engine, 0, "pooled_bytes") > 0); /* the outputs', for the next ones */
+    CHECK_STATUS(blaze_engine_trim(rig.engine), OK);
+    is_closed(&rig, &own);
+}
+
+/* An output that is not released is there, whatever becomes of the model and the engine. */
+static void outputs_outlive_their_engine(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL));
+    struct call call;
+    simple_call(&call, rig.model)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    blaze_event event = answer(&rig, &call.request, 1);
+    blaze_tensor view = BLAZE_TENSOR_INIT;
+    CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+    unload_model(&rig, rig.model);
+    CHECK_FLOATS(near_of(&own, 0, view.data, view.size_bytes), 3, 5, 7, 9);
+    rig_down(&rig);
+    CHECK_INT(atomic_load(&own.closes), 0);
+    CHECK_FLOATS(near_of(&own, 0, view.data, view.size_bytes), 3, 5, 7, 9);
+    blaze_event_release(&event);
+    CHECK_INT(atomic_load(&own.closes), 1);
+    CHECK_INT(atomic_load(&own.device_bytes), 0);
+}
+
+/* Pinned memory is the host's, for any model. */
+static void tensors_may_be_in_pinned_memory(void) {
+    struct rig rig = rig_up("{}", "", "");
+    for (int way = 0; way < 4; way++) {
+        float y[4] = {0};
+        struct far_call far;
+        blaze_request *request = simple_call(&far.call, rig.model);
+        far.call.input.memory = BLAZE_MEMORY_PINNED, far.call.input.device = 3;
+        request->flags = way & 2 ? BLAZE_REQUEST_BORROW : 0;
+        give_output(&far, y, sizeof y, BLAZE_MEMORY_PINNED, 3);
+        blaze_event event = answer(&rig, request, way & 1);
+        CHECK_STATUS(event.status, OK);
+        CHECK_FLOATS(y, 3, 5, 7, 9);
+        blaze_event_release(&event);
+    }
+    rig_down(&rig);
+}
+
+static void refused(struct rig *rig, const blaze_request *request, blaze_status status, const char *text, int line) {
+    for (int way = 0; way < 2; way++) {
+        blaze_event event = BLAZE_EVENT_INIT;
+        blaze_error error = {.status = 0};
+        blaze_status is = way ? blaze_infer(rig->engine, request, PATIENCE, &event, &error)
+                              : blaze_submit(rig->engine, request, rig->queue, NULL, &error);
+        if (is != status || !strstr(error.message, text))
+            FAIL("line %d: %s: \"%s\", not %s with \"%s\"", line, blaze_status_name(is), error.message,
+                 blaze_status_name(status), text);
+    }
+    no_event(rig->queue);
+}
+#define REFUSED(request, status, text) refused(&rig, request, BLAZE_STATUS_##status, text, __LINE__)
+
+static void what_is_wrong_with_them_is_told(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL));
+    blaze_model mock = load_mock(rig.engine, "mock", "", "");
+    void *x = on_device(&own, 0, ones_to_four, 4), *y = on_device(&own, 1, NULL, 4);
+    struct far_call far;
+    far_call(&far, rig.model, x, 0, 1)->flags = 0;
+    REFUSED(&far.call.request, INVALID_ARGUMENT, "inputs[0]: memory: in a device's memory, which takes BLAZE_REQUEST_BORROW");
+    REFUSED(far_call(&far, rig.model, x, -1, 1), INVALID_ARGUMENT, "inputs[0]: device: -1");
+    REFUSED(far_call(&far, rig.model, x, 2, 1), INVALID_ARGUMENT, "model \"m:1\": inputs[0].device: 2");
+    REFUSED(far_call(&far, rig.model, NULL, 0, 1), NULL_POINTER, "data");
+    REFUSED(far_call(&far, rig.model, (char *)x + 2, 0, 1), INVALID_ARGUMENT, "aligned");
+    REFUSED(far_call(&far, rig.model, x, 0, 0), INVALID_SHAPE, "axis");
+    far_call(&far, rig.model, x, 0, 1), far.call.input.size_bytes = 12;
+    REFUSED(&far.call.request, INVALID_SIZE, "12 bytes");
+    far_call(&far, rig.model, x, 0, 1), far.call.input.memory = 3;
+    REFUSED(&far.call.request, UNSUPPORTED, "memory: 3");
+    far_call(&far, rig.model, x, 0, 1), far.call.input.dtype = BLAZE_DTYPE_STRING;
+    REFUSED(&far.call.request, UNSUPPORTED, "strings");
+    far_call(&far, rig.model, x, 0, 1), far.call.input.size_bytes = SIZE_MAX;
+    REFUSED(&far.call.request, INVALID_SIZE, "size_bytes");
+    far_call(&far, rig.model, x, 0, 1);
+    REFUSED(give_output(&far, y, 16, BLAZE_MEMORY_CUDA, 1), INVALID_ARGUMENT, "outputs[0].device: 1");
+    REFUSED(give_output(&far, y, 16, BLAZE_MEMORY_CUDA, 9), INVALID_ARGUMENT, "outputs[0].device: 9");
+    REFUSED(give_output(&far, NULL, 16, BLAZE_MEMORY_CUDA, 0), NULL_POINTER, "outputs[0]");
+    /* A model that reaches no device. */
+    REFUSED(far_call(&far, mock, x, 0, 1), INVALID_ARGUMENT, "model \"mock:1\": inputs[0]");
+    simple_call(&far.call, mock)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    REFUSED(&far.call.request, INVALID_ARGUMENT, "model \"mock:1\": outputs");
+    simple_call(&far.call, mock);
+    REFUSED(give_output(&far, y, 16, BLAZE_MEMORY_CUDA, 1), INVALID_ARGUMENT, "model \"mock:1\": outputs[0]");
+    /* How large an output is shows only when it is there; that is not the model's fault. */
+    for (int i = 0; i < 10; i++) {
+        far_call(&far, rig.model, x, 0, 1);
+        submit(&rig, give_output(&far, y, 12, BLAZE_MEMORY_CUDA, 0));
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, BUFFER_TOO_SMALL);
+        CHECK_TEXT(event.text, "output \"y\" has 16 bytes, the buffer given for it 12");
+        CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+        blaze_event_release(&event);
+    }
+    CHECK_JSON(health_text(rig.engine), "models[name=m].state", "ready");
+    still_works(&rig);
+    off_device(&own, 0, x, 4);
+    off_device(&own, 1, y, 4);
+    is_closed(&rig, &own);
+}
+
+/* A request that is given up keeps its memory until the backend has let go of it. */
+static void who_is_given_up_gets_memory_back_later(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{\"threads\": 1}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL));
+    for (int way = 0; way < 4; way++) {
+        int expires = way & 1, lends_input = way & 2;
+        void *x = on_device(&own, 0, ones_to_four, 4), *y = on_device(&own, 0, NULL, 4);
+        struct far_call far;
+        blaze_request *request = lends_input ? far_call(&far, rig.model, x, 0, 1) : simple_call(&far.call, rig.model);
+        if (!lends_input) give_output(&far, y, 16, BLAZE_MEMORY_CUDA, 0);
+        if (expires) request->deadline_ns = blaze_now_ns() + 100 * MILLISECOND;
+        atomic_store(&own.sleeps, 1);
+        blaze_ticket ticket = submit(&rig, request);
+        if (!expires) {
+            uint64_t until = blaze_now_ns() + PATIENCE;
+            while (!atomic_load(&own.running) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
+            CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
+        }
+        blaze_event event = next_event(rig.queue);
+        CHECK_INT(event.ticket, ticket);
+        CHECK_INT(event.status, expires ? BLAZE_STATUS_EXPIRED : BLAZE_STATUS_CANCELLED);
+        int more = event.flags & BLAZE_EVENT_FLAG_MORE; /* unless it has expired before it ran */
+        CHECK_INT(event.flags, more ? more : BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+        CHECK(more || expires);
+        blaze_event_release(&event);
+        if (more) {
+            event = next_event(rig.queue);
+            CHECK_INT(event.kind, BLAZE_EVENT_BUFFERS_RELEASED);
+            CHECK_INT(event.ticket, ticket);
+            CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+            CHECK_INT(atomic_load(&own.running), 0);
+            blaze_event_release(&event);
+        }
+        no_event(rig.queue);
+        atomic_store(&own.sleeps, 0);
+        off_device(&own, 0, x, 4);
+        off_device(&own, 0, y, 4);
+    }
+    still_works(&rig);
+    is_closed(&rig, &own);
+}
+
+/* Through a route, if all of its targets reach the device; such a request has one attempt. */
+static void routes_take_them_too(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}");
+    load_model(rig.engine, MODEL("a", ", " FAR_MODEL));
+    load_model(rig.engine, MODEL("b", ", " FAR_MODEL));
+    load_mock(rig.engine, "mock", "", "");
+    blaze_error error = {.status = 0};
+    blaze_model route = 0;
+    if (blaze_route_create(rig.engine,
+                           "{\"name\": \"far\", \"targets\": [{\"model\": \"a\"}, {\"model\": \"b\"}],"
+                           " \"retry\": {\"attempts\": 3}}",
+                           &route, &error))
+        FAIL("route: %s", error.message);
+    void *x = on_device(&own, 0, ones_to_four, 4), *y = on_device(&own, 0, NULL, 4);
+    struct far_call far;
+    for (int way = 0; way < 8; way++) {
+        blaze_request *request = far_call(&far, route, x, 0, 1);
+        if (way & 2) give_output(&far, y, 16, BLAZE_MEMORY_CUDA, 0);
+        if (way & 4) request->flags |= BLAZE_REQUEST_DEVICE_OUTPUTS;
+        blaze_event event = answer(&rig, request, way & 1);
+        CHECK_STATUS(event.status, OK);
+        CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+        blaze_tensor view = BLAZE_TENSOR_INIT;
+        CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+        CHECK_INT(view.memory, way & 6 ? BLAZE_MEMORY_CUDA : BLAZE_MEMORY_HOST);
+        const float *values = way & 6 ? near_of(&own, 0, view.data, view.size_bytes) : view.data;
+        CHECK_FLOATS(values, 3, 5, 7, 9);
+        blaze_event_release(&event);
+    }
+    int runs = atomic_load(&own.device_runs);
+    atomic_store(&own.fails, 1);
+    submit(&rig, far_call(&far, route, x, 0, 1));
+    blaze_event event = next_event(rig.queue);
+    CHECK_STATUS(event.status, BACKEND_FAILED);
+    CHECK_INT(event.flags, BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+    CHECK_INT(atomic_load(&own.device_runs), runs + 1);
+    blaze_event_release(&event);
+    atomic_store(&own.fails, 0);
+    /* Given up while it runs. */
+    atomic_store(&own.sleeps, 1);
+    blaze_ticket ticket = submit(&rig, far_call(&far, route, x, 0, 1));
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (!atomic_load(&own.running) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
+    CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
+    event = next_event(rig.queue);
+    CHECK_STATUS(event.status, CANCELLED);
+    CHECK_INT(event.flags, BLAZE_EVENT_FLAG_MORE);
+    blaze_event_release(&event);
+    event = next_event(rig.queue);
+    CHECK_INT(event.kind, BLAZE_EVENT_BUFFERS_RELEASED);
+    blaze_event_release(&event);
+    atomic_store(&own.sleeps, 0);
+    if (blaze_route_create(rig.engine, "{\"name\": \"mixed\", \"targets\": [{\"model\": \"a\"}, {\"model\": \"mock\"}]}", &route,
+                           &error))
+        FAIL("route: %s", error.message);
+    REFUSED(far_call(&far, route, x, 0, 1), INVALID_ARGUMENT, "route \"mixed\"");
+    REFUSED(far_call(&far, route, x, 0, 1), INVALID_ARGUMENT, "model \"mock:1\": inputs[0]");
+    off_device(&own, 0, x, 4);
+    off_device(&own, 0, y, 4);
+    is_closed(&rig, &own);
+}
+
+/* Outputs that the device has no room for fail their request. */
+static void outputs_keep_to_the_budget(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{\"memory\": {\"devices\": {\"far:0\": 8192}}}");
+    rig.model = load_model(rig.engine, MODEL("m", ", \"options\": {\"weights\": 4096}"));
+    float many[2048] = {0};
+    struct call call;
+    blaze_event event = BLAZE_EVENT_INIT;
+    blaze_error error = {.status = 0};
+    call_with(&call, rig.model, many, 512, 4)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, &error), OVER_BUDGET);
+    CHECK_TEXT(error.message, "no memory for output 0");
+    call_with(&call, rig.model, ones_to_four, 1, 4)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    blaze_event_release((event = answer(&rig, &call.request, 1), &event));
+    is_closed(&rig, &own);
+}
+
+/* All at once ------------------------------------------------------------------------------------------------------- */
+
+struct crowd {
+    struct rig *rig;
+    struct backend *own;
+    blaze_model models[3];
+    unsigned seed;
+};
+
+static void *one_of_a_crowd(void *pointer) {
+    struct crowd *crowd = pointer;
+    struct backend *own = crowd->own;
+    for (int i = 0; i < 150; i++) {
+        crowd->seed = crowd->seed * 1103515245 + 12345;
+        unsigned random = crowd->seed >> 16;
+        int device = random & 1, wants = random >> 1 & 3, is_near = random >> 3 & 1;
+        void *x = on_device(own, device, ones_to_four, 4), *y = on_device(own, device, NULL, 4);
+        struct far_call far;
+        blaze_model model = crowd->models[random >> 4 & 1 ? 0 : 1 + (random >> 5 & 1)];
+        blaze_request *request = is_near ? simple_call(&far.call, model) : far_call(&far, model, x, device, 1);
+        if (wants == 1) give_output(&far, y, 16, BLAZE_MEMORY_CUDA, device);
+        if (wants == 2) request->flags |= BLAZE_REQUEST_DEVICE_OUTPUTS;
+        if (wants == 3) request->deadline_ns = blaze_now_ns() + MILLISECOND;
+        blaze_event event = BLAZE_EVENT_INIT;
+        blaze_error error = {.status = 0};
+        blaze_status status = blaze_infer(crowd->rig->engine, request, PATIENCE, &event, &error);
+        if (status == BLAZE_STATUS_OK) {
+            blaze_tensor view = BLAZE_TENSOR_INIT;
+            CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+            int far_away = view.memory == BLAZE_MEMORY_CUDA;
+            CHECK_INT(far_away, wants == 1 || wants == 2);
+            CHECK_FLOATS(far_away ? near_of(own, view.device, view.data, 16) : (float *)view.data, 3, 5, 7, 9);
+        } else if (!(wants == 3 && status == BLAZE_STATUS_EXPIRED)) {
+            FAIL("%s: %s", blaze_status_name(status), error.message);
+        }
+        blaze_event_release(&event);
+        off_device(own, device, x, 4);
+        off_device(own, device, y, 4);
+    }
+    return NULL;
+}
+
+/* Requests of all kinds from several threads, to models that do not all fit at once. */
+static void all_of_it_at_once(void) {
+    struct backend own;
+    make(&own);
+    own.memory = "pinned", own.scratch = 2000;
+    struct rig rig = rig_of(&own, "{\"threads\": 2, \"memory\": {\"devices\": {\"far:0\": 250000, \"far:1\": 250000}}}");
+#define CROWDED ", \"lanes\": 2, \"options\": {\"weights\": 90000, \"devices\": 2}, \"batching\": {\"max_rows\": 8}"
+    blaze_model models[] = {load_model(rig.engine, MODEL("a", CROWDED)), load_model(rig.engine, MODEL("b", CROWDED)),
+                            load_model(rig.engine, MODEL("c", CROWDED))};
+    enum { THREADS = 4 };
+    pthread_t threads[THREADS];
+    struct crowd crowds[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        crowds[i] = (struct crowd){&rig, &own, {models[0], models[1], models[2]}, i + 1};
+        REQUIRE(pthread_create(&threads[i], NULL, one_of_a_crowd, &crowds[i]) == 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    CHECK(health_number(rig.engine, "memory.evictions") > 0);
+    for (int i = 0; i < 3; i++) infer_simple(&rig, models[i]);
+    for (int i = 0; i < 3; i++) unload_model(&rig, models[i]);
+    CHECK_INT(atomic_load(&own.device_bytes), 0);
+    CHECK_INT(atomic_load(&own.pinned_bytes), 0);
+    is_closed(&rig, &own);
+}
+
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(what_models_take_is_counted_and_given_back),
@@ -595,6 +1026,15 @@ int main(int argc, char **argv) {
         TEST(a_run_without_room_fails),
         TEST(batches_are_in_pinned_memory),
         TEST(without_pinned_memory_there_are_no_batches),
+        TEST(tensors_may_be_in_device_memory),
+        TEST(outputs_alone_may_be_in_device_memory),
+        TEST(outputs_outlive_their_engine),
+        TEST(tensors_may_be_in_pinned_memory),
+        TEST(what_is_wrong_with_them_is_told),
+        TEST(who_is_given_up_gets_memory_back_later),
+        TEST(routes_take_them_too),
+        TEST(outputs_keep_to_the_budget),
+        TEST(all_of_it_at_once),
     };
     return RUN_TESTS(tests, argc, argv);
 }

@@ -294,24 +294,69 @@ API(cuMemGetInfo_v2, size_t *free_bytes, size_t *total) {
     return leave(OK);
 }
 
-API(cuMemAlloc_v2, CUdeviceptr *address, size_t bytes) {
-    WITHIN();
-    NOT_WHILE_CAPTURING();
-    struct device *device = &devices[current()->device];
+static unsigned allocate_on(int number, size_t bytes, uint64_t *address) {
+    struct device *device = &devices[number];
     size_t used = 0;
     for (struct object *object = objects; object; object = object->next)
-        if (is_present(object) && object->device == current()->device && !strcmp(object->kind, "allocation"))
-            used += object->bytes;
-    if (!bytes) return leave(INVALID_VALUE);
-    if (bytes > device_bytes() - used) return leave(OUT_OF_MEMORY);
-    struct object *object = new_object("allocation", current()->device);
+        if (is_present(object) && object->device == number && !strcmp(object->kind, "allocation")) used += object->bytes;
+    if (!bytes) return INVALID_VALUE;
+    if (bytes > device_bytes() - used) return OUT_OF_MEMORY;
+    struct object *object = new_object("allocation", number);
     object->memory = malloc(bytes), object->bytes = bytes;
     if (!object->memory) broken("no memory");
     memset(object->memory, 0xA5, bytes);
-    object->address = 0xD000000000000000u + ((uint64_t)current()->device << 48) + device->next_address;
+    object->address = 0xD000000000000000u + ((uint64_t)number << 48) + device->next_address;
     device->next_address += (bytes + 511) / 256 * 256; /* never one right after the other */
     *address = object->address;
-    return leave(OK);
+    return OK;
+}
+
+static void release_allocation(struct object *object) {
+    if (is_used(object)) broken("memory is freed with work on it under way");
+    object->alive = 0;
+    memset(object->memory, 0xDD, object->bytes);
+    free(object->memory);
+}
+
+API(cuMemAlloc_v2, CUdeviceptr *address, size_t bytes) {
+    WITHIN();
+    NOT_WHILE_CAPTURING();
+    return leave(allocate_on(current()->device, bytes, address));
+}
+
+uint64_t fakecuda_allocate(int device, unsigned long bytes) {
+    uint64_t address = 0;
+    pthread_mutex_lock(&mutex);
+    if (devices[device].context) allocate_on(device, bytes, &address);
+    pthread_mutex_unlock(&mutex);
+    return address;
+}
+
+void fakecuda_free(uint64_t address) {
+    pthread_mutex_lock(&mutex);
+    struct object *object = allocation_at(address);
+    if (!object) broken("memory is freed that is not there");
+    release_allocation(object);
+    pthread_mutex_unlock(&mutex);
+}
+
+static void *there(uint64_t address, size_t bytes) {
+    struct object *object = allocation_at(address);
+    void *memory = object ? device_memory(object->device, address, bytes) : NULL;
+    if (!memory) broken("%llx is no memory of a device", (unsigned long long)address);
+    return memory;
+}
+
+void fakecuda_write(uint64_t address, const void *data, unsigned long bytes) {
+    pthread_mutex_lock(&mutex);
+    memcpy(there(address, bytes), data, bytes);
+    pthread_mutex_unlock(&mutex);
+}
+
+void fakecuda_read(uint64_t address, void *data, unsigned long bytes) {
+    pthread_mutex_lock(&mutex);
+    memcpy(data, there(address, bytes), bytes);
+    pthread_mutex_unlock(&mutex);
 }
 
 API(cuMemFree_v2, CUdeviceptr address) {
@@ -320,10 +365,7 @@ API(cuMemFree_v2, CUdeviceptr address) {
     struct object *object = allocation_at(address);
     if (!object || object->address != address) broken("%llx is freed, and is no allocation", (unsigned long long)address);
     if (object->device != current()->device) broken("memory is freed in another device's context");
-    if (is_used(object)) broken("memory is freed with work on it under way");
-    object->alive = 0;
-    memset(object->memory, 0xDD, object->bytes);
-    free(object->memory);
+    release_allocation(object);
     return leave(OK);
 }
 

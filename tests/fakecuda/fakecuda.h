@@ -35,6 +35,13 @@ void fakecuda_clear(void);
  * memory; "pending": operations. */
 long fakecuda_live(const char *kind);
 
+/* Memory of a device whose context is there, as a host makes it that uses CUDA itself; 0: none. What is read and written must be
+ * there. */
+uint64_t fakecuda_allocate(int device, unsigned long bytes);
+void fakecuda_free(uint64_t address);
+void fakecuda_write(uint64_t address, const void *data, unsigned long bytes);
+void fakecuda_read(uint64_t address, void *data, unsigned long bytes);
+
 /* The names of all functions of the driver's that there are; NULL: no more. */
 const char *fakecuda_function(int index);
 

@@ -76,7 +76,7 @@ pub unsafe fn tensors<'a>(first: *const blaze_tensor, count: u32, stride: u32) -
 
 /// # Safety
 /// The tensor's shape is there, for as long as the result is used.
-unsafe fn shape_of<'a>(tensor: &'a blaze_tensor) -> &'a [i64] {
+unsafe fn shape_of(tensor: &blaze_tensor) -> &[i64] {
     match tensor.rank {
         0 => &[],
         // SAFETY: promised by the caller.
@@ -467,7 +467,9 @@ pub unsafe fn run_alone(model: &Model, run: &blaze_backend_run, call: Call) -> R
                 if !tensor.data.is_null() && (tensor.size_bytes as u64) < bytes {
                     return Err(wrong(format!("{} bytes instead of {bytes}", tensor.size_bytes)));
                 }
-                device.check_pointer(&entered, address, bytes).map_err(wrong)?;
+                if let Some(why) = device.wrong_with(&entered, address, bytes)? {
+                    return Err(wrong(why));
+                }
             }
         }
         Ok(())

@@ -370,14 +370,14 @@ impl Device {
         }
     }
 
-    /// Whether a request's memory is this device's, and as large as it must be. A kernel that is passed anything else would
-    /// cost all models the device.
-    pub fn check_pointer(
+    /// What is wrong with a request's memory, if it is not this device's, or not as large as it must be. A kernel that is passed
+    /// anything else would cost all models the device.
+    pub fn wrong_with(
         self: &Arc<Self>,
         entered: &Entered<'_>,
         address: Address,
         bytes: u64,
-    ) -> std::result::Result<(), String> {
+    ) -> Result<Option<String>> {
         let (mut kind, mut device, mut start, mut size) = (0u32, -1i32, 0u64, 0usize);
         let attributes = [
             driver::POINTER_MEMORY_TYPE,
@@ -392,18 +392,20 @@ impl Device {
             (&raw mut size).cast(),
         ];
         // SAFETY: each value is as large as its attribute; any address may be asked about.
-        unsafe { self.driver.pointer_attributes(4, attributes.as_ptr(), values.as_ptr(), address) }
-            .map_err(|error| entered.failure(error).text)?;
-        match () {
-            () if kind != driver::MEMORY_TYPE_DEVICE => Err("is no memory of a CUDA device".into()),
+        entered.check(unsafe {
+            self.driver.pointer_attributes(4, attributes.as_ptr(), values.as_ptr(), address)
+        })?;
+        let end = address.checked_add(bytes);
+        Ok(match () {
+            () if kind != driver::MEMORY_TYPE_DEVICE => Some("is no memory of a CUDA device".into()),
             () if device != self.ordinal => {
-                Err(format!("is memory of device {device}, not {}", self.ordinal))
+                Some(format!("is memory of device {device}, not {}", self.ordinal))
             }
-            () if address.checked_add(bytes).is_none_or(|end| end > start.saturating_add(size as u64)) => {
-                Err(format!("has not {bytes} bytes"))
+            () if end.is_none_or(|end| end > start.saturating_add(size as u64)) => {
+                Some(format!("has not {bytes} bytes"))
             }
-            () => Ok(()),
-        }
+            () => None,
+        })
     }
 }
 

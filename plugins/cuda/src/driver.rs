@@ -94,9 +94,13 @@ macro_rules! functions {
             fn find(library: &Library) -> Result<Self, String> {
                 Ok(Table {
                     // SAFETY: functions of these names have had these types since the first version that has them.
-                    $($name: unsafe { std::mem::transmute::<*mut c_void, _>(library.symbol($symbol)?) },)*
+                    $($name: unsafe {
+                        std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> u32>(library.symbol($symbol)?)
+                    },)*
                     // SAFETY: as above.
-                    $($extra: library.symbol($extra_symbol).ok().map(|found| unsafe { std::mem::transmute(found) }),)*
+                    $($extra: library.symbol($extra_symbol).ok().map(|found| unsafe {
+                        std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($extra_type),*) -> u32>(found)
+                    }),)*
                 })
             }
         }

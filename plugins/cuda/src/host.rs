@@ -66,6 +66,10 @@ impl Call {
         Call { host, call }
     }
 
+    pub fn log(&self, level: u32, text: &str) {
+        self.host.log(level, text);
+    }
+
     pub fn is_cancelled(&self) -> bool {
         let asks = self.host.table().and_then(|table| table.is_cancelled);
         // SAFETY: the call is under way.

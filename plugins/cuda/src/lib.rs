@@ -188,15 +188,17 @@ unsafe extern "C" fn load(
         // SAFETY: the engine's pointers, here and below, all valid until this returns.
         let (backend, load) = unsafe { (own(user)?, load.as_ref()) };
         let load = load.ok_or_else(|| Failure::failed("load is NULL"))?;
-        let options = Options::parse(unsafe { text(load.options) }.unwrap_or("{}"))?;
-        let Some(path) = (unsafe { text(load.path) }) else {
+        // SAFETY: as above.
+        let (options, path, name) = unsafe { (text(load.options), text(load.path), text(load.name)) };
+        let options = Options::parse(options.unwrap_or("{}"))?;
+        let Some(path) = path else {
             let why =
                 "path: a model of CUDA kernels is a manifest with files beside it, and must have a path";
             let status =
                 if load.data.is_null() { BLAZE_STATUS_INVALID_CONFIG } else { BLAZE_STATUS_UNSUPPORTED };
             return Err(Failure::new(status, why));
         };
-        let name = unsafe { text(load.name) }.unwrap_or("a model");
+        let name = name.unwrap_or("a model");
         let buckets = match load.buckets.is_null() {
             true => &[],
             // SAFETY: as above.

@@ -4,7 +4,7 @@ use crate::abi::status::*;
 use crate::device::{Device, Entered};
 use crate::driver::{self, Address, Function, Module};
 use crate::failure::{Failure, Result};
-use crate::host::{Block, Call};
+use crate::host::{Block, Call, LOG_WARN};
 use crate::manifest::{Kernel, Manifest};
 use serde::Deserialize;
 use std::ffi::{CString, c_void};
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The longest manifest and module.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -66,9 +66,13 @@ impl Options {
 pub struct Model {
     pub name: String,
     pub manifest: Manifest,
+    /// Those of its devices that were there when it was loaded.
     pub parts: Vec<Part>,
+    devices: Vec<i32>,
     /// Batch sizes that are launched as graphs.
     pub buckets: Vec<u32>,
+    /// A run has failed because one of several devices is lost, so that the engine knows.
+    has_told: AtomicBool,
 }
 
 /// A model on a device.
@@ -113,7 +117,13 @@ impl Model {
             beside(directory, &manifest.module).map_err(|why| Failure::invalid(format!("module: {why}")))?;
         let mut code = read(&module_path)?;
         code.push(0); // PTX is a string to the driver
-        let mut parts = Vec::new();
+        let weights = match &manifest.weights_file {
+            Some(file) => Some(
+                beside(directory, file).map_err(|why| Failure::invalid(format!("weights.file: {why}")))?,
+            ),
+            None => None,
+        };
+        let (mut parts, mut lost) = (Vec::new(), None);
         for (index, &number) in options.devices.iter().enumerate() {
             let device = devices.get(number as usize).ok_or_else(|| {
                 let count = devices.len();
@@ -121,17 +131,30 @@ impl Model {
                     "options.devices[{index}]: there is no device {number}: there are {count}"
                 ))
             })?;
-            let generation = device.open(&|| call.is_cancelled())?;
-            let mut part = Part::new(device, generation, &manifest, &module_path, &code)?;
-            if let Some(file) = &manifest.weights_file {
-                let file = beside(directory, file)
-                    .map_err(|why| Failure::invalid(format!("weights.file: {why}")))?;
-                part.upload(&file, manifest.weights_bytes(), call)?;
+            let made = device.open(&|| call.is_cancelled()).and_then(|generation| {
+                let mut part = Part::new(device, generation, &manifest, &module_path, &code)?;
+                if let Some(file) = &weights {
+                    part.upload(file, manifest.weights_bytes(), call)?;
+                }
+                Ok(part)
+            });
+            match made {
+                Ok(part) => parts.push(part),
+                // The others do, if there are any.
+                Err(failure) if failure.status == BLAZE_STATUS_DEVICE_LOST => lost = lost.or(Some(failure)),
+                Err(failure) => return Err(failure),
             }
-            parts.push(part);
+        }
+        if let Some(failure) = lost {
+            if parts.is_empty() {
+                return Err(failure);
+            }
+            call.log(LOG_WARN, &format!("{name} is loaded without one of its devices: {}", failure.text));
         }
         let buckets = if options.graphs { buckets.to_vec() } else { Vec::new() };
-        Ok(Model { name: name.to_owned(), manifest, parts, buckets })
+        let devices = options.devices.iter().map(|&number| number as i32).collect();
+        let has_told = AtomicBool::new(false);
+        Ok(Model { name: name.to_owned(), manifest, parts, devices, buckets, has_told })
     }
 
     /// The place for a run: of the devices that are there the one with the fewest under way, or the one whose memory is used.
@@ -142,6 +165,13 @@ impl Model {
                 .enumerate()
                 .filter(|(_, part)| wanted.is_none_or(|wanted| part.device.ordinal == wanted))
         };
+        let gone = self.parts.iter().find(|part| !part.device.has(part.generation));
+        if let Some(part) = gone
+            && !self.has_told.swap(true, Ordering::Relaxed)
+        {
+            // The others could do without it, but then nobody would ever bring it back.
+            part.device.enter(Some(part.generation))?;
+        }
         let there = all().filter(|(_, part)| part.device.has(part.generation));
         let best = there.min_by_key(|(_, part)| part.device.under_way.load(Ordering::Relaxed));
         match best.or_else(|| all().next()) {
@@ -151,10 +181,15 @@ impl Model {
             }
             None => {
                 let wanted = wanted.unwrap_or(-1);
-                Err(Failure::new(
-                    BLAZE_STATUS_UNSUPPORTED,
-                    format!("{} is not on device {wanted}", self.name),
-                ))
+                match self.devices.contains(&wanted) {
+                    true => {
+                        Err(Failure::lost(format!("device {wanted} was lost when {} was loaded", self.name)))
+                    }
+                    false => {
+                        let text = format!("{} is not on device {wanted}", self.name);
+                        Err(Failure::new(BLAZE_STATUS_UNSUPPORTED, text))
+                    }
+                }
             }
         }
     }
@@ -173,11 +208,10 @@ impl Model {
             let tensor = |tensor: &crate::manifest::Tensor| serde_json::json!({"name": tensor.name, "dtype": tensor.dtype.name(), "shape": shape(tensor)});
             tensors.iter().map(tensor).collect()
         };
-        let devices: Vec<i32> = self.parts.iter().map(|part| part.device.ordinal).collect();
         serde_json::json!({
             "inputs": tensors(&self.manifest.inputs), "outputs": tensors(&self.manifest.outputs),
             "rows_are_independent": self.manifest.rows_are_independent, "on_cpu": false, "memory_bytes": 0,
-            "provider": "cuda", "devices": devices, "batch_memory": "pinned",
+            "provider": "cuda", "devices": self.devices, "batch_memory": "pinned",
         })
     }
 }

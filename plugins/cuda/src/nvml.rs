@@ -20,11 +20,16 @@ struct Memory {
 
 type Handle = *mut c_void;
 
+type Plain = unsafe extern "C" fn() -> u32;
+type ByBusId = unsafe extern "C" fn(*const c_char, *mut Handle) -> u32;
+type ReadUtilization = unsafe extern "C" fn(Handle, *mut Utilization) -> u32;
+type ReadMemory = unsafe extern "C" fn(Handle, *mut Memory) -> u32;
+
 pub struct Nvml {
-    by_bus_id: unsafe extern "C" fn(*const c_char, *mut Handle) -> u32,
-    utilization: unsafe extern "C" fn(Handle, *mut Utilization) -> u32,
-    memory: unsafe extern "C" fn(Handle, *mut Memory) -> u32,
-    shutdown: unsafe extern "C" fn() -> u32,
+    by_bus_id: ByBusId,
+    utilization: ReadUtilization,
+    memory: ReadMemory,
+    shutdown: Plain,
 }
 
 /// What NVML says of a device.
@@ -41,19 +46,25 @@ impl Nvml {
         let library = Library::open(path)?;
         let find = |name: &str| library.symbol(name).map_err(|_| format!("{path} has no {name}"));
         // SAFETY: functions of these names have these types in every version.
-        let nvml = unsafe {
-            let init: unsafe extern "C" fn() -> u32 = std::mem::transmute(find("nvmlInit_v2")?);
+        let (init, nvml) = unsafe {
+            use std::mem::transmute;
+            let init = transmute::<*mut c_void, Plain>(find("nvmlInit_v2")?);
             let nvml = Nvml {
-                by_bus_id: std::mem::transmute::<*mut c_void, _>(find("nvmlDeviceGetHandleByPciBusId_v2")?),
-                utilization: std::mem::transmute::<*mut c_void, _>(find("nvmlDeviceGetUtilizationRates")?),
-                memory: std::mem::transmute::<*mut c_void, _>(find("nvmlDeviceGetMemoryInfo")?),
-                shutdown: std::mem::transmute::<*mut c_void, _>(find("nvmlShutdown")?),
+                by_bus_id: transmute::<*mut c_void, ByBusId>(find("nvmlDeviceGetHandleByPciBusId_v2")?),
+                utilization: transmute::<*mut c_void, ReadUtilization>(find(
+                    "nvmlDeviceGetUtilizationRates",
+                )?),
+                memory: transmute::<*mut c_void, ReadMemory>(find("nvmlDeviceGetMemoryInfo")?),
+                shutdown: transmute::<*mut c_void, Plain>(find("nvmlShutdown")?),
             };
-            match init() {
-                0 => nvml,
-                code => return Err(format!("{path}: nvmlInit_v2: error {code}")),
-            }
+            (init, nvml)
         };
+        // SAFETY: it may be called any number of times; each takes one shutdown.
+        let code = unsafe { init() };
+        if code != 0 {
+            std::mem::forget(nvml); // there is nothing to shut down
+            return Err(format!("{path}: nvmlInit_v2: error {code}"));
+        }
         Ok(nvml)
     }
 

@@ -22,7 +22,7 @@ pub struct Description {
     pub provider: Option<String>,
     /// Whose memory requests' tensors may be in.
     #[serde(default)]
-    pub devices: Vec<i32>,
+    devices: Vec<i32>,
     #[serde(default)]
     pub batch_memory: BatchMemory,
 }
@@ -67,11 +67,19 @@ impl Description {
         })
     }
 
+    /// Whose memory requests' tensors may be in.
+    pub fn devices(&self) -> &[i32] {
+        &self.devices
+    }
+
     pub fn signature(&self) -> Result<Signature> {
         let signature =
             Signature { inputs: specs("inputs", &self.inputs)?, outputs: specs("outputs", &self.outputs)? };
         if signature.outputs.is_empty() {
             return Err(wrong("outputs: there must be one"));
+        }
+        if let Some(index) = self.devices.iter().position(|&device| device < 0) {
+            return Err(wrong(&format!("devices[{index}]: is negative")));
         }
         if let Some(index) = self.outputs.iter().position(|output| output.optional) {
             return Err(wrong(&format!("outputs[{index}].optional: only inputs may be left out")));

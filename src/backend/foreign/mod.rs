@@ -133,6 +133,9 @@ impl Link {
         }
         let said = said(&mut error);
         let status = Status::from_code(code);
+        if status == Some(Status::DeviceLost) {
+            self.context.places.device_is_lost();
+        }
         let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
         let passed_on = status.filter(|status| is_for_hosts(*status));
         let text = match said.is_empty() {
@@ -314,6 +317,7 @@ impl Backend for Foreign {
             options: options.as_ptr(),
             buckets: if buckets.is_empty() { ptr::null() } else { buckets.as_ptr() },
         };
+        self.context.places.before_load();
         let mut model = ptr::null_mut();
         let usage = Arc::<Usage>::default();
         let full_name = config.full_name();

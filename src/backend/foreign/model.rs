@@ -6,11 +6,11 @@ use super::describe::{BatchMemory, Description};
 use super::space::Usage;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
-use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
+use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_tensor};
 use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport};
 use crate::error::{Error, Result, Status};
 use crate::memory::Pool;
-use crate::tensor::{Signature, Tensor, TensorSpec};
+use crate::tensor::{Data, OutputPlace, Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl ForeignModel {
         let description = Description::parse(&text)?;
         let signature = Arc::new(description.signature()?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
-        let reached_by = description.devices.first().copied().unwrap_or(0);
+        let reached_by = description.devices().first().copied().unwrap_or(0);
         let pinned = match description.batch_memory {
             BatchMemory::Host => None,
             BatchMemory::Pinned => Some(backend.context.places.pinned(reached_by).map_err(|error| {
@@ -141,20 +141,52 @@ impl Model for ForeignModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        self.run_placed(inputs, &[], interrupt)
+    }
+
+    fn devices(&self) -> &[i32] {
+        self.description.devices()
+    }
+
+    fn run_placed(
+        &self,
+        inputs: &[Option<Tensor>],
+        outputs: &[OutputPlace],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tensor>> {
         let given = self.signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
             let mut bare = bare_tensor(spec);
             if let Some(tensor) = tensor {
-                let bytes = tensor.bytes();
                 (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
-                (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+                if let Data::Device(memory) = &tensor.data {
+                    let range = memory.range();
+                    (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, range.device);
+                    (bare.data, bare.size_bytes) = (ptr::without_provenance_mut(range.address), range.size);
+                } else {
+                    let bytes = tensor.bytes();
+                    (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+                }
             }
             bare
         });
         let given: Vec<blaze_tensor> = given.collect();
-        let wanted: Vec<blaze_tensor> = self.signature.outputs.iter().map(bare_tensor).collect();
-        let mut call = self.call(interrupt);
-        self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call)?;
-        call.into_outputs()
+        // Their shapes are the backend's to say: it asks for the memory, also for what the host lends.
+        let wanted = self.signature.outputs.iter().enumerate().map(|(index, spec)| {
+            let mut bare = bare_tensor(spec);
+            let on = match outputs.get(index) {
+                Some(OutputPlace::Device(device)) => Some(*device),
+                Some(OutputPlace::Buffer(range)) => Some(range.device),
+                Some(OutputPlace::Host) | None => None,
+            };
+            if let Some(device) = on {
+                (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, device);
+            }
+            bare
+        });
+        let wanted: Vec<blaze_tensor> = wanted.collect();
+        let mut call = self.call(interrupt).to(outputs);
+        let ran = self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call);
+        call.into_outputs_of(ran)
     }
 
     fn prepare(

@@ -125,6 +125,8 @@ pub struct Places {
     taken: Mutex<HashMap<usize, Taken>>,
     /// Blocks that nobody may have, because others have their addresses.
     lost: Mutex<Vec<Block>>,
+    /// A device was lost since the latest load: what is idle may be gone.
+    stale: AtomicBool,
 }
 
 #[derive(Default)]
@@ -153,6 +155,27 @@ impl Places {
             made: Mutex::default(),
             taken: Mutex::default(),
             lost: Mutex::default(),
+            stale: AtomicBool::new(false),
+        }
+    }
+
+    /// A device was lost, and with it what is on it: idle blocks are not handed out again.
+    pub fn device_is_lost(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+        self.trim();
+    }
+
+    /// A model is to be loaded. By now also those have given their blocks back that had some when a device was lost.
+    pub fn before_load(&self) {
+        if self.stale.swap(false, Ordering::SeqCst) {
+            self.trim();
+        }
+    }
+
+    fn trim(&self) {
+        let devices: Vec<Arc<Device>> = lock(&self.made).devices.clone();
+        for device in devices {
+            device.pool.trim(0);
         }
     }
 
