@@ -362,6 +362,26 @@ static void a_model_that_openvino_cannot_run_runs_on_the_cpu_or_not_at_all(void)
     blaze_engine_destroy(engine);
 }
 
+/* This ONNX Runtime is older than profiles of single runs. */
+static void a_profile_goes_without_operators_where_there_are_none(void) {
+    blaze_engine *engine = new_engine("{\"profile\": {\"level\": \"detailed\"}}");
+    blaze_model there = load_on(engine, "there", "tiny", OPENVINO);
+    blaze_model here = load_on(engine, "here", "tiny", "\"cpu\"");
+    float data[4], results[2][2];
+    fill(data, 4, 9);
+    for (int i = 0; i < 50; i++) {
+        CHECK_INT(run(engine, there, data, 1, 4, results[0], 2), 2);
+        CHECK_INT(run(engine, here, data, 1, 4, results[1], 2), 2);
+        check_near("tiny", results[0], results[1], 2);
+    }
+    static char text[1 << 20];
+    blaze_error error = {.status = 0};
+    CHECK_STATUS(blaze_profile_report(engine, BLAZE_REPORT_JSON, text, sizeof text, NULL, &error), OK);
+    CHECK(json_is_valid(text));
+    CHECK_TEXT(text, "\"there:1\"");
+    blaze_engine_destroy(engine);
+}
+
 static void models_on_openvino_come_and_go(void) {
     blaze_engine *engine = new_engine(NULL);
     float data[4], results[2][2];
@@ -393,6 +413,7 @@ int main(int argc, char **argv) {
         TEST(wrong_options_of_openvino_are_named),
         TEST(a_device_that_is_not_there_is_passed_over),
         TEST(a_model_that_openvino_cannot_run_runs_on_the_cpu_or_not_at_all),
+        TEST(a_profile_goes_without_operators_where_there_are_none),
         TEST(models_on_openvino_come_and_go),
     };
     enum { EVERYWHERE = 5 };

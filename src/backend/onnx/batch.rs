@@ -201,11 +201,11 @@ impl OnnxBatch {
 impl Prepared for OnnxBatch {
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
         let result = memory::within_means(|| self.run_rows(view, interrupt));
-        if std::mem::take(&mut self.profiled) {
+        if std::mem::take(&mut self.profiled)
+            && let Some(profiling) = library::profiling()
+        {
             // SAFETY: the options live, and no run uses them now. It cannot fail.
-            if let Some(profiling) = library::profiling() {
-                let _ = check(unsafe { (profiling.disable)(self.options.options.ptr().cast_mut()) });
-            }
+            let _ = check(unsafe { (profiling.disable)(self.options.options.ptr().cast_mut()) });
         }
         result
     }

@@ -29,8 +29,8 @@ pub type Operators = Option<BTreeMap<String, u64>>;
 
 /// Checks a list before anything is loaded.
 pub fn check(providers: &[Provider]) -> Result<()> {
-    let behind = providers.iter().skip_while(|provider| !provider.is_cpu()).skip(1);
-    for provider in behind.filter(|provider| provider.required) {
+    let mut behind = providers.iter().skip_while(|provider| !provider.is_cpu()).skip(1);
+    if let Some(provider) = behind.find(|provider| provider.required) {
         let text = format!(
             "providers[{}].required: {} is behind cpu, which always works",
             provider.index, provider.name
