@@ -319,7 +319,8 @@ blaze_status blaze_pump(blaze_engine *engine,
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
 ///                    "intra_op_threads" (null: the engine's), "tuning" (true: it may be tuned, if the engine tunes),
-///                    "providers" (["cpu"]: tried in order), "batching": {"max_rows" (64; a larger request runs alone),
+///                    "providers" (["cpu"]: tried in order; entries are names, or {"name", "required" (false: if it cannot be
+///                    used, the next one is tried), "options" ({}: ONNX Runtime's own)}), "batching": {"max_rows" (64; a larger request runs alone),
 ///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
@@ -397,8 +398,9 @@ blaze_status blaze_model_find(blaze_engine *engine,
                               blaze_model *out);
 
 /// Describes a model as JSON: inputs and outputs with dtypes and shapes (a size, a name, or null for an axis that may
-/// have any size), batching and why not, lanes, bytes, and the execution provider really used. For a route it is what
-/// blaze_route_info says.
+/// have any size), batching and why not, lanes, bytes, the execution provider really used ("provider"), how many of the
+/// model's operators each provider runs ("provider_operators"), and those asked for that are not used, each with the reason
+/// ("providers_rejected"). For a route it is what blaze_route_info says.
 ///
 /// @param engine    The engine.
 /// @param model     The model.

@@ -22,7 +22,7 @@ test-cuda-unit:
 
 $(FAKECUDA)/libfakecuda.so: $(wildcard tests/fakecuda/*.c tests/fakecuda/*.h)
 	@mkdir -p $(FAKECUDA)
-	$(CC) $(STRICT) $(CFLAGS) -D_GNU_SOURCE -shared -fPIC tests/fakecuda/state.c tests/fakecuda/driver.c tests/fakecuda/kernels.c -o $@ -lpthread
+	$(CC) $(STRICT) $(CFLAGS) -D_GNU_SOURCE -shared -fPIC -Wl,-Bsymbolic tests/fakecuda/state.c tests/fakecuda/driver.c tests/fakecuda/kernels.c -o $@ -lpthread
 
 $(FAKECUDA)/libfakenvml.so: tests/fakecuda/fakenvml.c
 	@mkdir -p $(FAKECUDA)

@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 13] = [
 ];
 
 /// Where `unsafe` is allowed: the boundary, ONNX Runtime, the operating system, and memory of others.
-const UNSAFE: [&str; 38] = [
+const UNSAFE: [&str; 40] = [
     "ffi/mod.rs",
     "backend/batch.rs",
     "backend/foreign/mod.rs",
@@ -33,6 +33,8 @@ const UNSAFE: [&str; 38] = [
     "backend/onnx/batch.rs",
     "backend/onnx/library.rs",
     "backend/onnx/memory.rs",
+    "backend/onnx/pinned.rs",
+    "backend/onnx/register.rs",
     "backend/onnx/session.rs",
     "backend/onnx/value.rs",
     "engine/bare.rs",

@@ -166,6 +166,7 @@ fn model_info_says_what_a_model_is() {
         "providers": ["cpu"],
         "provider": "cpu",
         "providers_rejected": [],
+        "provider_operators": {"cpu": 3},
         "evictable": false,
         "residence": "idle",
     });

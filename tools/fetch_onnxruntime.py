@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Fetch the ONNX Runtime shared library pinned in onnxruntime.txt.
 
-    python3 tools/fetch_onnxruntime.py [--machine MACHINE] DEST
+    python3 tools/fetch_onnxruntime.py [--machine MACHINE] [--package PACKAGE] DEST
 
 leaves DEST/lib/libonnxruntime.so (and its versioned names), the licence and
 the third-party notices. Does nothing when DEST already holds the pinned library.
 MACHINE (aarch64, x86_64) is this one unless it is told, for cross-compiling.
+PACKAGE is onnxruntime, or one with more execution providers: onnxruntime-openvino,
+onnxruntime-gpu. Its pin is in PACKAGE.txt.
 """
 
 import hashlib
@@ -18,7 +20,26 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-PINS = Path(__file__).resolve().with_name("onnxruntime.txt")
+TOOLS = Path(__file__).resolve().parent
+# What is beside the library itself: what it opens by name, and what that needs.
+PACKAGES = {
+    "onnxruntime": [],
+    "onnxruntime-openvino": [
+        "libonnxruntime_providers_shared.so",
+        "libonnxruntime_providers_openvino.so",
+        "libopenvino.so.2541",
+        "libopenvino_onnx_frontend.so.2541",
+        "libopenvino_auto_plugin.so",
+        "libopenvino_hetero_plugin.so",
+        "libopenvino_intel_cpu_plugin.so",
+        "libtbb.so.12",
+    ],
+    "onnxruntime-gpu": [
+        "libonnxruntime_providers_shared.so",
+        "libonnxruntime_providers_cuda.so",
+        "libonnxruntime_providers_tensorrt.so",
+    ],
+}
 STAMP = "fetched.txt"
 
 # The tag in the wheel's name. pip is told it outright, together with a fixed
@@ -34,17 +55,22 @@ class Failure(Exception):
     """Something the caller can act on, said in one line."""
 
 
-def pinned(system, machine):
+def pins(package):
+    """The file with the pins of a package."""
+    return TOOLS / (package + ".txt")
+
+
+def pinned(package, system, machine):
     """The version and the wheel's SHA-256 for one platform."""
     pattern = (
-        r'^onnxruntime==(\S+) ; sys_platform == "%s" and platform_machine == "%s" \\\n'
-        r"\s+--hash=sha256:([0-9a-f]{64})$" % (re.escape(system), re.escape(machine))
+        r'^%s==(\S+) ; sys_platform == "(\S+)" and platform_machine == "(\S+)" \\\n'
+        r"\s+--hash=sha256:([0-9a-f]{64})$" % re.escape(package)
     )
-    found = re.search(pattern, PINS.read_text(), re.MULTILINE)
-    if not found or (system, machine) not in WHEEL_TAGS:
-        known = ", ".join("%s %s" % key for key in WHEEL_TAGS)
-        raise Failure("no ONNX Runtime is pinned for %s %s (only for %s)" % (system, machine, known))
-    return found.groups()
+    found = {key[1:3]: (key[0], key[3]) for key in re.findall(pattern, pins(package).read_text(), re.MULTILINE)}
+    if (system, machine) not in found or (system, machine) not in WHEEL_TAGS:
+        known = ", ".join("%s %s" % key for key in found)
+        raise Failure("no %s is pinned for %s %s (only for %s)" % (package, system, machine, known))
+    return found[system, machine]
 
 
 def sha256(path):
@@ -63,21 +89,21 @@ def library_names(system, version):
     return ["libonnxruntime.so.%s" % version, "libonnxruntime.so.%s" % major, "libonnxruntime.so"]
 
 
-def stamp_text(version, wheel_hash, library):
-    return "onnxruntime %s\nwheel sha256 %s\nlibrary sha256 %s\n" % (version, wheel_hash, sha256(library))
+def stamp_text(package, version, wheel_hash, library):
+    return "%s %s\nwheel sha256 %s\nlibrary sha256 %s\n" % (package, version, wheel_hash, sha256(library))
 
 
-def complete(dest, version, wheel_hash, names):
+def complete(dest, package, version, wheel_hash, names):
     try:
         written = (dest / STAMP).read_text()
-        return written == stamp_text(version, wheel_hash, dest / "lib" / names[0]) and all(
-            (dest / "lib" / name).exists() for name in names
+        return written == stamp_text(package, version, wheel_hash, dest / "lib" / names[0]) and all(
+            (dest / "lib" / name).exists() for name in names + PACKAGES[package]
         )
     except OSError:
         return False
 
 
-def download(folder, version, tag, wheel_hash):
+def download(folder, package, version, tag, wheel_hash):
     """The wheel, in folder, with the pinned hash."""
     command = [sys.executable, "-m", "pip"]
     if subprocess.run(command + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
@@ -86,21 +112,21 @@ def download(folder, version, tag, wheel_hash):
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.12", "--abi", "cp312"]
     # Without the markers, which pip would hold against this machine.
     pin = folder / "pin.txt"
-    pin.write_text("onnxruntime==%s --hash=sha256:%s\n" % (version, wheel_hash))
+    pin.write_text("%s==%s --hash=sha256:%s\n" % (package, version, wheel_hash))
     command += ["--platform", tag, "--require-hashes", "-r", str(pin), "-d", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")]
         reason = (errors or lines or ["no reason given"])[-1]
-        raise Failure("pip could not download onnxruntime %s (can it reach its package index?): %s" % (version, reason))
-    wheels = list(folder.glob("onnxruntime-%s-*.whl" % version))
+        raise Failure("pip could not download %s %s (can it reach its package index?): %s" % (package, version, reason))
+    wheels = list(folder.glob("%s-%s-*.whl" % (package.replace("-", "_"), version)))
     if len(wheels) != 1 or sha256(wheels[0]) != wheel_hash:
-        raise Failure("the downloaded wheel is not the one pinned in %s" % PINS.name)
+        raise Failure("the downloaded wheel is not the one pinned in %s" % pins(package).name)
     return wheels[0]
 
 
-def unpack(wheel, folder, names, version, wheel_hash):
+def unpack(wheel, folder, package, names, version, wheel_hash):
     """Fill folder with what Blaze needs from the wheel; the stamp comes last."""
     library = folder / "lib" / names[0]
     wanted = {
@@ -108,6 +134,8 @@ def unpack(wheel, folder, names, version, wheel_hash):
         "onnxruntime/LICENSE": folder / "LICENSE",
         "onnxruntime/ThirdPartyNotices.txt": folder / "ThirdPartyNotices.txt",
     }
+    for name in PACKAGES[package]:
+        wanted["onnxruntime/capi/" + name] = library.with_name(name)
     library.parent.mkdir(parents=True)
     with zipfile.ZipFile(wheel) as archive:
         for member, path in wanted.items():
@@ -115,15 +143,15 @@ def unpack(wheel, folder, names, version, wheel_hash):
     library.chmod(0o755)
     for name in names[1:]:
         (library.parent / name).symlink_to(names[0])
-    (folder / STAMP).write_text(stamp_text(version, wheel_hash, library))
+    (folder / STAMP).write_text(stamp_text(package, version, wheel_hash, library))
 
 
-def fetch(dest, machine):
+def fetch(dest, package, machine):
     system = sys.platform
-    version, wheel_hash = pinned(system, machine)
+    version, wheel_hash = pinned(package, system, machine)
     names = library_names(system, version)
-    if complete(dest, version, wheel_hash, names):
-        return "onnxruntime %s is already in %s" % (version, dest)
+    if complete(dest, package, version, wheel_hash, names):
+        return "%s %s is already in %s" % (package, version, dest)
     # Never replace a folder that this script did not make.
     if dest.exists() and not (dest / STAMP).exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise Failure("%s exists and was not made by this script: remove it or choose another place" % dest)
@@ -131,28 +159,30 @@ def fetch(dest, machine):
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".onnxruntime-", dir=str(dest.parent)) as scratch:
         scratch = Path(scratch)
-        wheel = download(scratch, version, WHEEL_TAGS[system, machine], wheel_hash)
-        unpack(wheel, scratch / "new", names, version, wheel_hash)
+        wheel = download(scratch, package, version, WHEEL_TAGS[system, machine], wheel_hash)
+        unpack(wheel, scratch / "new", package, names, version, wheel_hash)
         try:
             # Another run of this script may have put it there meanwhile: leave that be.
-            if not complete(dest, version, wheel_hash, names):
+            if not complete(dest, package, version, wheel_hash, names):
                 if dest.exists():
                     os.rename(dest, scratch / "old")
                 os.rename(scratch / "new", dest)
         except OSError:
-            if not complete(dest, version, wheel_hash, names):
+            if not complete(dest, package, version, wheel_hash, names):
                 raise
-    return "onnxruntime %s for %s %s is in %s" % (version, system, machine, dest)
+    return "%s %s for %s %s is in %s" % (package, version, system, machine, dest)
 
 
 def main():
-    arguments, machine = sys.argv[1:], platform.machine()
-    if len(arguments) >= 2 and arguments[0] == "--machine":
-        machine, arguments = arguments[1], arguments[2:]
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.exit("usage: fetch_onnxruntime.py [--machine MACHINE] DEST")
+    arguments = sys.argv[1:]
+    options = {"--machine": platform.machine(), "--package": "onnxruntime"}
+    while len(arguments) >= 2 and arguments[0] in options:
+        options[arguments[0]], arguments = arguments[1], arguments[2:]
+    if len(arguments) != 1 or arguments[0].startswith("-") or options["--package"] not in PACKAGES:
+        packages = "|".join(PACKAGES)
+        sys.exit("usage: fetch_onnxruntime.py [--machine MACHINE] [--package %s] DEST" % packages)
     try:
-        print(fetch(Path(arguments[0]).resolve(), machine))
+        print(fetch(Path(arguments[0]).resolve(), options["--package"], options["--machine"]))
     except (Failure, OSError, zipfile.BadZipFile, KeyError) as error:
         sys.exit("fetch_onnxruntime: %s" % error)
 

@@ -23,6 +23,7 @@ use crate::log::Logger;
 use crate::memory::Pool;
 use crate::sync::AtomicBool;
 use crate::tensor::{OutputPlace, Signature, Tensor};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -38,6 +39,8 @@ pub struct LoadRequest<'a> {
     pub interrupt: &'a Interrupt,
     /// Sessions that other models may have loaded already.
     pub sessions: &'a Sessions,
+    /// What there is of devices' memory, and what may be taken of it.
+    pub devices: &'a Arc<Devices>,
     /// What is reserved for the model.
     pub room: Room,
     /// Set if a device had no room for the model, so that room on the host is no help.
@@ -174,6 +177,8 @@ pub struct ProviderReport {
     pub used: String,
     /// Providers earlier in the list, and why each is not used.
     pub rejected: Vec<RejectedProvider>,
+    /// How many of the model's operators each provider has; empty if nobody knows.
+    pub operators: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

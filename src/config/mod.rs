@@ -4,6 +4,7 @@ mod engine;
 mod log;
 mod model;
 mod profile;
+mod provider;
 mod route;
 mod tuning;
 
@@ -17,6 +18,7 @@ pub use model::{
 };
 
 pub use profile::{ProfileConfig, ProfileLevel, ProfileMode};
+pub use provider::{ProviderConfig, ProviderOption};
 pub use route::{
     BreakerConfig, HashOn, HealthCheckConfig, HedgeConfig, LimitsConfig, MAX_TARGETS, RetryConfig,
     RouteConfig, StickyConfig, StrategyConfig, TargetConfig, TenantConfig, TenantsConfig,

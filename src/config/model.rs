@@ -1,6 +1,6 @@
 //! The configuration of a model.
 
-use super::{LimitsConfig, Object, object, objects, optional_object, parse, read, require};
+use super::{LimitsConfig, Object, ProviderConfig, object, objects, optional_object, parse, read, require};
 use crate::error::Error;
 use crate::tensor::DType;
 use serde::de::value::MapAccessDeserializer;
@@ -35,7 +35,7 @@ pub struct ModelConfig {
     pub tuning: bool,
     /// Execution providers, in the order in which they are tried.
     #[serde(default = "cpu")]
-    pub providers: Vec<String>,
+    pub providers: Vec<ProviderConfig>,
     #[serde(default, deserialize_with = "object")]
     pub batching: BatchingConfig,
     /// Run the model at load, so that the first request does not pay for it.
@@ -279,8 +279,8 @@ fn yes() -> bool {
 fn onnx() -> String {
     "onnx".into()
 }
-fn cpu() -> Vec<String> {
-    vec!["cpu".into()]
+fn cpu() -> Vec<ProviderConfig> {
+    vec![ProviderConfig::bare("cpu")]
 }
 
 impl ModelConfig {

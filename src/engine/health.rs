@@ -312,6 +312,7 @@ impl Model {
             "buffer_bytes": self.traffic.buffer_bytes.load(Ordering::Relaxed),
             "provider": provider.used,
             "providers_rejected": provider.rejected,
+            "provider_operators": provider.operators,
             "queue_depth": queue_depth,
         })
     }

@@ -271,6 +271,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         interrupt: order.interrupt,
         pool: &core.pool,
         sessions: &core.sessions,
+        devices: &core.devices,
         room: Room::default(),
         device_is_full: AtomicBool::new(false),
     };

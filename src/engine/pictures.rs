@@ -203,7 +203,7 @@ impl Core {
                 Verdict::Alone(reason) => Some(reason.clone()),
             },
             on_shared_threads: model.by_crew,
-            providers: config.providers.clone(),
+            providers: config.providers.iter().map(|provider| provider.name.clone()).collect(),
             provider: provider.used,
             providers_rejected: provider
                 .rejected

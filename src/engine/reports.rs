@@ -115,6 +115,7 @@ pub fn describe(model: &Model) -> Value {
         "providers": config.providers,
         "provider": provider.used,
         "providers_rejected": provider.rejected,
+        "provider_operators": provider.operators,
         "bytes": model.residence.report().bytes,
     })
 }

@@ -124,7 +124,7 @@ impl Model for MockModel {
     }
 
     fn provider(&self) -> ProviderReport {
-        ProviderReport { used: "mock".into(), rejected: Vec::new() }
+        ProviderReport { used: "mock".into(), ..ProviderReport::default() }
     }
 
     fn memory_bytes(&self) -> u64 {

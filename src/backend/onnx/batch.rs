@@ -1,12 +1,12 @@
 //! Runs in a batch's own memory: ONNX Runtime's values over it are made once for each number of rows.
 #![allow(unsafe_code)]
 
+use super::library;
 use super::memory;
-use super::session::Shared;
+use super::session::{Shared, start_profiling};
 use super::value::{Value, check, failed};
 use crate::backend::{Interrupt, Layout, Memory, Part, Prepared, Stopper, View};
 use crate::error::{Error, Result, Status};
-use crate::platform;
 use crate::tensor::{Region, Tensor};
 use ort::AsPointer;
 use ort::session::RunOptions;
@@ -201,23 +201,17 @@ impl OnnxBatch {
 impl Prepared for OnnxBatch {
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
         let result = memory::within_means(|| self.run_rows(view, interrupt));
-        if std::mem::take(&mut self.profiled) {
+        if std::mem::take(&mut self.profiled)
+            && let Some(profiling) = library::profiling()
+        {
             // SAFETY: the options live, and no run uses them now. It cannot fail.
-            let _ = check(unsafe {
-                (ort::api().RunOptionsDisableProfiling)(self.options.options.ptr().cast_mut())
-            });
+            let _ = check(unsafe { (profiling.disable)(self.options.options.ptr().cast_mut()) });
         }
         result
     }
 
     fn profile(&mut self, prefix: &Path) -> bool {
-        let Some(prefix) = platform::system_path(prefix) else { return false };
-        // SAFETY: the options live, and no run uses them now; the path ends in a zero. Who stops a run meanwhile sets
-        // a flag of its own.
-        self.profiled = check(unsafe {
-            (ort::api().RunOptionsEnableProfiling)(self.options.options.ptr().cast_mut(), prefix.as_ptr())
-        })
-        .is_ok();
+        self.profiled = start_profiling(&self.options.options, prefix).is_ok();
         self.profiled
     }
 

@@ -4,9 +4,12 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result, Status};
+use crate::log::Level;
 use crate::platform;
 use crate::sync::{Mutex, lock};
 use ort::environment::Environment;
+use ort::sys;
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -22,11 +25,42 @@ pub struct RuntimeInfo {
 
 struct Runtime {
     info: RuntimeInfo,
+    profiling: Option<Profiling>,
     /// Never dropped: ONNX Runtime does not survive a second environment after the first one is released.
     environment: Environment,
 }
 
+/// What has a run profiled, which ONNX Runtime can since version 1.25.
+#[repr(C)]
+pub struct Profiling {
+    pub enable: unsafe extern "system" fn(*mut sys::OrtRunOptions, *const sys::os_char) -> sys::OrtStatusPtr,
+    pub disable: unsafe extern "system" fn(*mut sys::OrtRunOptions) -> sys::OrtStatusPtr,
+}
+
+/// How the functions of version 1.25 begin, which come after all of 1.24's: those of `ort::api()`.
+#[repr(C)]
+#[allow(dead_code)] // what `older` holds is reached by `ort::api()`
+struct Api25 {
+    older: sys::OrtApi,
+    profiling: Profiling,
+}
+
+thread_local! {
+    /// The last error that ONNX Runtime has logged on this thread apart from sessions.
+    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Takes what ONNX Runtime has last complained of on this thread: some of its errors say less than its log.
+pub fn said() -> Option<String> {
+    SAID.take()
+}
+
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// What has runs profiled, if the loaded library can.
+pub fn profiling() -> Option<&'static Profiling> {
+    RUNTIME.get()?.profiling.as_ref()
+}
 
 /// The loaded library, if any model has needed it yet.
 pub fn loaded() -> Option<&'static RuntimeInfo> {
@@ -135,7 +169,11 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
         // ONNX Runtime's own default prints to stderr. Sessions log to their engine; what is left goes to the
         // facade, which is silent unless the host installed a logger.
         .with_logger(std::sync::Arc::new(|level, _category: &str, _id: &str, _at: &str, message: &str| {
-            log::log!(target: "onnxruntime", super::session::log_level(level), "{message}");
+            let level = super::session::log_level(level);
+            if level == Level::Error {
+                let _ = SAID.try_with(|said| *said.borrow_mut() = Some(message.to_owned()));
+            }
+            log::log!(target: "onnxruntime", level, "{message}");
         }))
         .build()
         .map_err(|e| e.to_string())?;
@@ -144,22 +182,28 @@ fn try_load(path: &Path) -> Result<Runtime, String> {
     let thrower = platform::loaded_symbol(path, c"_ZSt17__throw_bad_allocv");
     super::memory::register(&environment, thrower)
         .map_err(|e| format!("its allocator cannot be replaced: {e}"))?;
-    let info =
+    let (info, profiling) =
         describe(path).ok_or_else(|| format!("{}: cannot be described after loading", path.display()))?;
-    Ok(Runtime { info, environment })
+    Ok(Runtime { info, profiling, environment })
 }
 
-/// Asks the loaded library for its version and its file.
-fn describe(path: &Path) -> Option<RuntimeInfo> {
+/// Asks the loaded library for its version and its file, and for what only newer ones have.
+fn describe(path: &Path) -> Option<(RuntimeInfo, Option<Profiling>)> {
     let symbol = platform::loaded_symbol(path, c"OrtGetApiBase")?;
     // SAFETY: this is ONNX Runtime's one exported entry point, whose type is fixed by its C API.
-    let get_base: unsafe extern "C" fn() -> *const ort::sys::OrtApiBase =
-        unsafe { std::mem::transmute(symbol) };
+    let get_base: unsafe extern "C" fn() -> *const sys::OrtApiBase = unsafe { std::mem::transmute(symbol) };
     // SAFETY: `ort` called the same function to initialize itself; the strings it returns are static.
     let version = unsafe { CStr::from_ptr(((*get_base()).GetVersionString)()) };
+    let version = version.to_string_lossy().into_owned();
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(0);
+    // Older ones complain on stderr if they are asked.
+    let newer = match minor {
+        // SAFETY: as above; what it returns is null, or as long as those of version 1.25 are, and static.
+        25.. => unsafe { ((*get_base()).GetApi)(25).cast::<Api25>().as_ref() },
+        _ => None,
+    };
+    let profiling =
+        newer.map(|api| Profiling { enable: api.profiling.enable, disable: api.profiling.disable });
     let file = platform::file_of(symbol).unwrap_or_else(|| path.to_owned());
-    Some(RuntimeInfo {
-        path: std::fs::canonicalize(&file).unwrap_or(file),
-        version: version.to_string_lossy().into_owned(),
-    })
+    Some((RuntimeInfo { path: std::fs::canonicalize(&file).unwrap_or(file), version }, profiling))
 }

@@ -6,16 +6,18 @@ use super::ending;
 use super::files::{self, Files};
 use super::library;
 use super::memory::{self, Account};
+use super::pinned::{self, Pinned};
 use super::provider::Provider;
+use super::providers::{self, Choice, Trouble};
+use super::register::{self, Refusal};
 use super::sessions::Place;
 use super::value::{Value, check, dtype_of, failed, host_memory};
 use crate::backend::{
-    Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, RejectedProvider,
-    Source,
+    Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Source,
 };
 use crate::error::{Error, Result, Status};
 use crate::log::{Level, Logger};
-use crate::memory::{Kind, Reservation};
+use crate::memory::{Kind, Pool, Reservation};
 use crate::platform;
 use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
 use ort::AsPointer;
@@ -26,7 +28,6 @@ use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use ort::session::{RunOptions, Session};
 use ort::sys;
 use ort::value::ValueType;
-use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::ptr;
@@ -40,7 +41,10 @@ struct OnnxModel {
 /// A session as it was loaded, which models of the same file have in common.
 pub struct Loaded {
     shared: Arc<Shared>,
-    provider: ProviderReport,
+    report: ProviderReport,
+    computes_on_cpu: bool,
+    /// Where batches are, so that the device reaches them.
+    pinned: Option<Arc<Pool>>,
     /// Bytes besides the weights: the graph, and what ONNX Runtime keeps about it.
     graph: Reservation,
     stamp: Option<String>,
@@ -79,8 +83,9 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Arc<dyn Model>> {
         .providers
         .iter()
         .enumerate()
-        .map(|(index, name)| Provider::parse(index, name))
+        .map(|(index, config)| Provider::parse(index, config, |device| device_budget(request, device)))
         .collect::<Result<_>>()?;
+    providers::check(&providers)?;
     let files = files::look(&request.source)?;
     // ONNX Runtime's threads inherit it.
     let _blocked = platform::block_signals();
@@ -115,6 +120,11 @@ fn intra_op_threads(request: &LoadRequest<'_>) -> u32 {
     request.config.intra_op_threads.unwrap_or(request.onnxruntime.intra_op_threads)
 }
 
+/// Bytes that a device may give; `None`: as many as it has. The one place that knows where budgets are.
+fn device_budget(request: &LoadRequest<'_>, device: &str) -> Option<u64> {
+    request.devices.budget_of(device)
+}
+
 /// What a load takes, by the sizes of the files.
 pub fn estimate(request: &LoadRequest<'_>) -> Result<Estimate> {
     let files = files::look(&request.source)?;
@@ -140,60 +150,74 @@ fn load_session(
     let account = Account::new(request.pool, &request.room);
     let _entered = account.enter();
     let before = platform::heap_in_use();
-    let finish = |session, report| finish(request, session, report, &account, before, &files);
-    let cpu_allowed = providers.iter().any(|provider| provider.is_cpu());
-    let mut rejected = Vec::new();
-    for provider in providers {
-        match commit(environment, request, provider, cpu_allowed) {
-            Ok(session) => {
-                if let Some(reason) = idle_reason(&session, provider) {
-                    rejected.push(rejection(provider, reason));
-                    if !cpu_allowed {
-                        continue;
-                    }
-                    let report = ProviderReport { used: "cpu".into(), rejected };
-                    return finish(session, report);
-                }
-                let report = ProviderReport { used: provider.name().into(), rejected };
-                return finish(session, report);
-            }
-            Err(_) if request.interrupt.is_raised() => {
-                return Err(Error::new(Status::Cancelled, "loading was interrupted"));
-            }
-            // The CPU's provider is always there: if it fails, the trouble is the model's.
-            Err(error) if provider.is_cpu() => return Err(model_error(&error, &request.source)),
-            Err(error) => {
-                let reason = error.message().to_owned();
-                request
-                    .logger
-                    .with(&[
-                        ("model", (&request.config.full_name()).into()),
-                        ("provider", provider.name().into()),
-                    ])
-                    .warn("onnx", format_args!("provider {} is not used: {reason}", provider.name()));
-                rejected.push(rejection(provider, reason));
-            }
-        }
+    let asked_for = providers.iter().any(|provider| !provider.is_cpu());
+    let choice = providers::choose(providers, |providers, cpu_allowed| {
+        let session = commit(environment, request, providers, cpu_allowed)?;
+        let operators = register::operators(&session);
+        Ok((session, operators))
+    })?;
+    if asked_for {
+        let level = if choice.report.rejected.is_empty() { Level::Info } else { Level::Warn };
+        request
+            .logger
+            .with(&[
+                ("model", (&request.config.full_name()).into()),
+                ("provider", choice.report.used.as_str().into()),
+            ])
+            .log(level, "onnx", format_args!("{}", providers::summary(&choice.report)));
     }
-    let reasons: Vec<String> =
-        rejected.iter().map(|rejected| format!("{}: {}", rejected.provider, rejected.reason)).collect();
-    Err(Error::new(
-        Status::ProviderUnavailable,
-        format!("none of the providers can run the model: {}", reasons.join("; ")),
-    ))
+    finish(request, choice, &account, before, &files)
 }
 
-fn rejection(provider: Provider, reason: String) -> RejectedProvider {
-    RejectedProvider { provider: provider.name().into(), reason }
-}
-
-/// Makes a session with one provider besides the CPU's.
+/// Makes a session with some providers besides the CPU's.
 fn commit(
     environment: &Environment,
     request: &LoadRequest<'_>,
-    provider: Provider,
+    providers: &[Provider],
     cpu_allowed: bool,
-) -> Result<Session, ort::Error> {
+) -> Result<Session, Trouble> {
+    let mut builder = builder(environment, request).map_err(|error| Trouble::Fatal(failed(&error)))?;
+    for (at, provider) in providers.iter().enumerate() {
+        register::register(&mut builder, provider).map_err(|refusal| match refusal {
+            Refusal::Unavailable(reason) => Trouble::Refused { at, reason },
+            Refusal::Options(error) => Trouble::Fatal(error),
+        })?;
+    }
+    if !providers.is_empty() && !cpu_allowed {
+        builder = builder
+            .with_disable_cpu_fallback()
+            .map_err(|error| Trouble::Fatal(failed(&ort::Error::from(error))))?;
+    }
+    let canceler = builder.canceler();
+    let hook = request.interrupt.hook(Box::new(move || {
+        // A canceler fails only when the commit is over.
+        let _ = canceler.cancel();
+    }));
+    let session = match &request.source {
+        Source::File(path) => builder.commit_from_file(path),
+        Source::Memory(bytes) => builder.commit_from_memory(bytes),
+        Source::None => Err(ort::Error::new("the onnx backend needs a model")),
+    };
+    drop(hook);
+    session.map_err(|error| {
+        use ort::ErrorCode as Code;
+        match error.code() {
+            _ if request.interrupt.is_raised() => {
+                Trouble::Fatal(Error::new(Status::Cancelled, "loading was interrupted"))
+            }
+            // Where only the CPU's provider is left, which is always there, and where there is no model: the trouble is the
+            // model's.
+            _ if providers.is_empty() => Trouble::Fatal(model_error(&error, &request.source)),
+            Code::NoSuchFile | Code::NoModel | Code::InvalidProtobuf => {
+                Trouble::Fatal(model_error(&error, &request.source))
+            }
+            _ => Trouble::Failed(register::plain(error.message()).to_owned()),
+        }
+    })
+}
+
+/// What all sessions are made with.
+fn builder(environment: &Environment, request: &LoadRequest<'_>) -> Result<SessionBuilder, ort::Error> {
     let threads = intra_op_threads(request) as usize;
     let mut builder = SessionBuilder::new(environment)?
         .with_auto_device(AutoDevicePolicy::Default)?
@@ -209,22 +233,7 @@ fn commit(
     if !request.onnxruntime.arena {
         builder = builder.with_env_allocators()?;
     }
-    if let Some(dispatch) = provider.dispatch() {
-        builder = builder.with_execution_providers([dispatch])?;
-        if !cpu_allowed {
-            builder = builder.with_disable_cpu_fallback()?;
-        }
-    }
-    let canceler = builder.canceler();
-    let _hook = request.interrupt.hook(Box::new(move || {
-        // A canceler fails only when the commit is over.
-        let _ = canceler.cancel();
-    }));
-    match &request.source {
-        Source::File(path) => builder.commit_from_file(path),
-        Source::Memory(bytes) => builder.commit_from_memory(bytes),
-        Source::None => Err(ort::Error::new("the onnx backend needs a model")),
-    }
+    Ok(builder)
 }
 
 /// What ONNX Runtime is to tell the logger: more than warnings only if somebody wants to know, as it costs time.
@@ -253,46 +262,6 @@ pub fn log_level(level: LogLevel) -> Level {
     }
 }
 
-/// Why a session that was made with `provider` does not use it: registering is no proof.
-fn idle_reason(session: &Session, provider: Provider) -> Option<String> {
-    if provider.is_cpu() {
-        return None;
-    }
-    let used = assigned_providers(session)?;
-    if used.iter().any(|name| name == provider.runtime_name()) {
-        return None;
-    }
-    Some(format!(
-        "it was registered, but took none of the model's operators (they run on {})",
-        used.join(", ")
-    ))
-}
-
-/// The providers to which ONNX Runtime has assigned operators; `None` if it does not say.
-fn assigned_providers(session: &Session) -> Option<Vec<String>> {
-    let api = ort::api();
-    let (mut graphs, mut count) = (ptr::null(), 0);
-    // SAFETY: the session lives, and owns the array that is returned.
-    check(unsafe { (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut graphs, &mut count) }).ok()?;
-    if graphs.is_null() || count == 0 {
-        return None;
-    }
-    let mut names: Vec<String> = Vec::new();
-    for index in 0..count {
-        let mut name = ptr::null();
-        // SAFETY: `graphs` has `count` entries; the name is a string of the session's.
-        let name = unsafe {
-            check((api.EpAssignedSubgraph_GetEpName)(*graphs.add(index), &mut name)).ok()?;
-            CStr::from_ptr(name)
-        };
-        let name = name.to_string_lossy().into_owned();
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Some(names)
-}
-
 /// What a failed load says about the model.
 fn model_error(error: &ort::Error, source: &Source<'_>) -> Error {
     use ort::ErrorCode as Code;
@@ -317,12 +286,12 @@ fn model_error(error: &ort::Error, source: &Source<'_>) -> Error {
 
 fn finish(
     request: &LoadRequest<'_>,
-    session: Session,
-    provider: ProviderReport,
+    choice: Choice<Session>,
     account: &Arc<Account>,
     heap_before: Option<u64>,
     files: &Files,
 ) -> Result<Arc<Loaded>> {
+    let Choice { session, report, provider } = choice;
     let mut signature = Signature::default();
     for input in session.inputs() {
         signature.inputs.push(spec("input", input.name(), input.dtype())?);
@@ -353,7 +322,27 @@ fn finish(
     let graph =
         grown.unwrap_or(rest).clamp(rest.min(GRAPH_BYTES / 16), GRAPH_BYTES + rest.saturating_mul(16));
     let graph = Reservation::forced(request.pool.ledger(), Kind::Models, graph);
-    Ok(Arc::new(Loaded { shared, provider, graph, stamp: files.stamp.clone() }))
+    let pinned = provider.as_ref().and_then(|provider| pinned_pool(request, &shared.session, provider));
+    let computes_on_cpu = provider.is_none_or(|provider| provider.computes_on_cpu());
+    Ok(Arc::new(Loaded { shared, report, computes_on_cpu, pinned, graph, stamp: files.stamp.clone() }))
+}
+
+/// The pool of pinned memory for a model's batches; `None`: its provider has none, or ONNX Runtime does not give any.
+fn pinned_pool(request: &LoadRequest<'_>, session: &Session, provider: &Provider) -> Option<Arc<Pool>> {
+    let device = provider.pinning_device()?;
+    let pool = request.sessions.pinned(device, || {
+        let space = Pinned::of(session, pinned::CUDA, device)?;
+        let pool = Pool::new(Arc::clone(request.pool.ledger()), Box::new(space));
+        request.devices.add_pinned(&pool);
+        Ok(pool)
+    });
+    pool.inspect_err(|error| {
+        request
+            .logger
+            .with(&[("model", (&request.config.full_name()).into())])
+            .warn("onnx", format_args!("batches are not in pinned memory, which is slower: {error}"));
+    })
+    .ok()
 }
 
 fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
@@ -377,6 +366,15 @@ fn spec(kind: &str, name: &str, declared: &ValueType) -> Result<TensorSpec> {
         _ => Dim::Symbolic(symbols.get(axis).cloned().unwrap_or_default()),
     });
     TensorSpec::new(name, dtype, dims.collect())
+}
+
+/// Has the next run with these options profiled, if ONNX Runtime can.
+pub fn start_profiling(options: &RunOptions, prefix: &Path) -> Result<(), ort::Error> {
+    let unable = || ort::Error::new("this ONNX Runtime cannot profile a run to this path");
+    let (profiling, prefix) = library::profiling().zip(platform::system_path(prefix)).ok_or_else(unable)?;
+    // SAFETY: the options live, and no run uses them now; the path ends in a zero. Who stops a run meanwhile sets a flag of
+    // its own.
+    check(unsafe { (profiling.enable)(options.ptr().cast_mut(), prefix.as_ptr()) })
 }
 
 impl OnnxModel {
@@ -407,9 +405,9 @@ impl OnnxModel {
             self.shared().signature.outputs.iter().map(|spec| spec.c_name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
 
-        let mut options = RunOptions::new().map_err(|e| failed(&e))?;
+        let options = RunOptions::new().map_err(|e| failed(&e))?;
         if let Some(prefix) = profile {
-            options.enable_profiling(prefix).map_err(|e| failed(&e))?;
+            start_profiling(&options, prefix).map_err(|e| failed(&e))?;
         }
         let options = Arc::new(options);
         let terminator = Arc::clone(&options);
@@ -462,7 +460,7 @@ impl Model for OnnxModel {
     }
 
     fn has_profiles(&self) -> bool {
-        true
+        library::profiling().is_some()
     }
 
     fn prepare(
@@ -474,11 +472,15 @@ impl Model for OnnxModel {
     }
 
     fn computes_on_cpu(&self) -> bool {
-        matches!(self.loaded.provider.used.as_str(), "cpu" | "xnnpack" | "openvino")
+        self.loaded.computes_on_cpu
+    }
+
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        self.loaded.pinned.clone()
     }
 
     fn provider(&self) -> ProviderReport {
-        self.loaded.provider.clone()
+        self.loaded.report.clone()
     }
 
     fn memory_bytes(&self) -> u64 {

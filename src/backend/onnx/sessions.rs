@@ -3,6 +3,7 @@
 use super::session::Loaded;
 use crate::backend::Interrupt;
 use crate::error::{Error, Result, Status};
+use crate::memory::Pool;
 use crate::sync::{Mutex, lock};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -12,7 +13,11 @@ const LOOK_NS: u64 = 2_000_000;
 
 /// What was loaded, by what it was loaded from.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<String, Entry>>);
+pub struct Sessions {
+    entries: Mutex<HashMap<String, Entry>>,
+    /// Pools of pinned memory, by device. They stay: what was pinned once is used by whatever comes next.
+    pinned: Mutex<HashMap<u32, Arc<Pool>>>,
+}
 
 #[derive(Default)]
 struct Entry {
@@ -24,14 +29,25 @@ struct Entry {
 impl Sessions {
     /// Whether there is a session already, or is about to be.
     pub fn has(&self, key: &str) -> bool {
-        lock(&self.0).get(key).is_some_and(|entry| entry.busy || entry.loaded.strong_count() > 0)
+        lock(&self.entries).get(key).is_some_and(|entry| entry.busy || entry.loaded.strong_count() > 0)
+    }
+
+    /// The pool of pinned memory for a device, which is made if there is none yet.
+    pub fn pinned(&self, device: u32, make: impl FnOnce() -> Result<Arc<Pool>>) -> Result<Arc<Pool>> {
+        let mut pinned = lock(&self.pinned);
+        if let Some(pool) = pinned.get(&device) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = make()?;
+        pinned.insert(device, Arc::clone(&pool));
+        Ok(pool)
     }
 
     /// The session, or the place for it; whoever else loads it just now is waited for.
     pub fn place(&self, key: &str, interrupt: &Interrupt) -> Result<Place<'_>> {
         loop {
             {
-                let mut entries = lock(&self.0);
+                let mut entries = lock(&self.entries);
                 entries.retain(|_, entry| entry.busy || entry.loaded.strong_count() > 0);
                 let entry = entries.entry(key.to_owned()).or_default();
                 if !entry.busy {
@@ -61,7 +77,7 @@ impl Place<'_> {
 
     /// For others to find.
     pub fn fill(&mut self, loaded: &Arc<Loaded>) {
-        if let Some(entry) = lock(&self.sessions.0).get_mut(&self.key) {
+        if let Some(entry) = lock(&self.sessions.entries).get_mut(&self.key) {
             entry.loaded = Arc::downgrade(loaded);
         }
     }
@@ -70,7 +86,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if self.loaded.is_none()
-            && let Some(entry) = lock(&self.sessions.0).get_mut(&self.key)
+            && let Some(entry) = lock(&self.sessions.entries).get_mut(&self.key)
         {
             entry.busy = false;
         }

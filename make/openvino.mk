@@ -1,0 +1,11 @@
+# Intel's OpenVINO by way of ONNX Runtime, on this machine's processor. The library is another one: an 81 MiB download.
+
+OPENVINO_ORT = $(CURDIR)/target/onnxruntime-openvino
+TESTS += test-openvino
+
+.PHONY: test-openvino
+test-openvino: $(OUT)/test_providers ## models on the CPU by OpenVINO
+	@if test "$$(uname -sm)" = "Linux x86_64"; then \
+	    $(PYTHON) tools/fetch_onnxruntime.py --package onnxruntime-openvino $(OPENVINO_ORT) && echo "== providers (OpenVINO)" && \
+	    BLAZE_TEST_OPENVINO=1 ORT_DYLIB_PATH=$(OPENVINO_ORT)/lib/libonnxruntime.so $(OUT)/test_providers; \
+	else echo "there is no ONNX Runtime with OpenVINO for $$(uname -sm): OpenVINO is not tested"; fi
