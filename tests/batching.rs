@@ -505,7 +505,7 @@ fn requests_expire_in_the_queue_and_in_the_run_and_leave_the_others_alone() {
     must_end("expiring", || {
         let engine = threaded_engine();
         let model =
-            load_mock(&engine, "m", json!({"batching": {"max_rows": 4}, "mock": {"latency_us": 50_000}}));
+            load_mock(&engine, "m", json!({"batching": {"max_rows": 4}, "mock": {"latency_us": 500_000}}));
         let queue = engine.create_queue(64).unwrap();
         let input = [counting(&[1, 4], 0)];
         let submit = |user_data: u64, after_ms: u64| {
@@ -1006,7 +1006,7 @@ fn a_shutdown_ends_a_call_that_hangs_in_its_run() {
 fn a_call_that_computes_holds_nobody_up_but_its_models_unloading() {
     must_end("infer", || {
         let engine = threaded_engine();
-        let model = load_mock(&engine, "m", json!({"mock": {"latency_us": 1_000_000}}));
+        let model = load_mock(&engine, "m", json!({"mock": {"latency_us": 3_000_000}}));
         let (other, queue) = (load_mock(&engine, "other", json!({})), engine.create_queue(4).unwrap());
         std::thread::scope(|scope| {
             scope.spawn(|| run(&engine, model, &[counting(&[1, 4], 0)]));
@@ -1019,7 +1019,7 @@ fn a_call_that_computes_holds_nobody_up_but_its_models_unloading() {
             assert_eq!(engine.find("other").unwrap(), other);
             assert_eq!(engine.health().models_ready, 1);
             run(&engine, other, &[counting(&[1, 4], 0)]);
-            assert!(now_ns() - start < 500_000_000, "{} ms", (now_ns() - start) / 1_000_000);
+            assert!(now_ns() - start < 2_500_000_000, "{} ms", (now_ns() - start) / 1_000_000);
             assert_eq!(next_event(&queue).status, Status::Ok);
         });
     });

@@ -252,13 +252,13 @@ fn a_shutdown_does_not_wait_for_reloads() {
         must_end("shutting down", move || {
             let engine = engine(json!({"threads": threads, "memory": {"budget_bytes": 10 * MIB}}));
             let a = load(&engine, &mock("a", 6 * MIB));
-            let b = load(&engine, &slow("b", 6 * MIB, 1_000_000));
+            let b = load(&engine, &slow("b", 6 * MIB, 2_000_000));
             infer(&engine, a, 1.0);
             let queue = engine.create_queue(8).unwrap();
             (0..5).for_each(|user_data| _ = submit(&engine, b, &queue, user_data));
             let began = Instant::now();
             drop(engine);
-            assert!(began.elapsed() < Duration::from_millis(800));
+            assert!(began.elapsed() < Duration::from_millis(1_800));
             assert_eq!(statuses(&queue, 5), [Status::ShutDown; 5]);
         });
     }
@@ -280,10 +280,15 @@ fn a_budget_that_is_lowered_under_load_is_kept_soon() {
         }
         std::thread::sleep(Duration::from_millis(30));
         engine.set_budget(Some(20 * MIB));
-        std::thread::sleep(Duration::from_millis(300));
-        let used = health(&engine)["memory"]["models_bytes"].as_u64().unwrap();
+        let used = || health(&engine)["memory"]["models_bytes"].as_u64().unwrap();
+        let began = Instant::now();
+        while used() > 20 * MIB && began.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        // It stays so, while they come and go.
+        let most = (0..100).map(|_| used()).max().unwrap();
         over.store(true, Ordering::Relaxed);
-        assert!(used <= 20 * MIB, "{used}");
+        assert!(most <= 20 * MIB, "{most}");
     });
 }
 
@@ -329,7 +334,7 @@ fn a_model_that_never_rests_goes_for_another() {
             infer(&engine, other, 1.0);
             let took = began.elapsed();
             over.store(true, Ordering::Relaxed);
-            assert!(took < Duration::from_secs(2), "{took:?}");
+            assert!(took < Duration::from_secs(20), "{took:?}");
         });
     });
 }
@@ -369,7 +374,7 @@ fn a_flood_of_requests_does_not_keep_a_model_away() {
                 let (engine, answered) = (&engine, &answered);
                 scope.spawn(move || {
                     let began = Instant::now();
-                    while !answered.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(20) {
+                    while !answered.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(40) {
                         match common::try_run(engine, id, &[row(1.0)]) {
                             Ok(_) => answered.store(true, Ordering::Relaxed),
                             Err(error) => assert_eq!(error.status, Status::OverBudget),
@@ -380,7 +385,7 @@ fn a_flood_of_requests_does_not_keep_a_model_away() {
             std::thread::sleep(Duration::from_millis(600));
             engine.unload(pinned).unwrap();
             let began = Instant::now();
-            while !answered.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(3) {
+            while !answered.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(30) {
                 std::thread::sleep(Duration::from_millis(1));
             }
             assert!(answered.load(Ordering::Relaxed));

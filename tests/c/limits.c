@@ -77,8 +77,15 @@ static void who_comes_too_often_is_told_when_to_come_again(void) {
         for (int way = 0; way < 2; way++) {
             struct rig rig = rig_at(&places[i], "\"requests_per_second\": 2, \"burst\": 3", "");
             blaze_error error;
+            uint64_t begun = blaze_now_ns();
             for (int at = 0; at < 3; at++) CHECK_STATUS(ask(&rig, rig.model, places[i].id, 1, way, &error), OK);
-            CHECK_STATUS(ask(&rig, rig.model, places[i].id, 1, way, &error), RATE_LIMITED);
+            blaze_status fourth = ask(&rig, rig.model, places[i].id, 1, way, &error);
+            if (blaze_now_ns() - begun >= SECOND / 2) { /* the machine has paused: once more */
+                rig_down(&rig);
+                way--;
+                continue;
+            }
+            CHECK_STATUS(fourth, RATE_LIMITED);
             CHECK_STATUS(error.status, RATE_LIMITED);
             CHECK_TEXT(error.message, places[i].whose);
             CHECK_TEXT(error.message, "requests_per_second");
@@ -108,14 +115,14 @@ static void who_comes_too_often_is_told_when_to_come_again(void) {
 static void rows_are_limited_and_what_never_fits_is_told(void) {
     for (size_t i = 0; i < COUNT(places); i++)
         for (int way = 0; way < 2; way++) {
-            struct rig rig = rig_at(&places[i], "\"rows_per_second\": 10, \"burst_rows\": 8, \"requests_per_second\": 1000,"
+            struct rig rig = rig_at(&places[i], "\"rows_per_second\": 0.1, \"burst_rows\": 8, \"requests_per_second\": 1000,"
                                     " \"burst\": 100", "");
             blaze_error error;
             CHECK_STATUS(ask(&rig, rig.model, places[i].id, 6, way, &error), OK);
             CHECK_STATUS(ask(&rig, rig.model, places[i].id, 8, way, &error), RATE_LIMITED);
             CHECK_TEXT(error.message, places[i].whose);
             CHECK_TEXT(error.message, "rows_per_second");
-            CHECK(error.retry_after_ns > 0 && error.retry_after_ns <= SECOND);
+            CHECK(error.retry_after_ns > 0 && error.retry_after_ns <= 60 * SECOND);
             CHECK_STATUS(ask(&rig, rig.model, places[i].id, 1, way, &error), OK); /* a smaller one still fits */
             CHECK_STATUS(ask(&rig, rig.model, places[i].id, 9, way, &error), INVALID_ARGUMENT);
             CHECK_TEXT(error.message, places[i].whose);

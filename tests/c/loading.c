@@ -271,19 +271,24 @@ static void so_many_are_loaded_at_once(void) {
     const struct { const char *config; unsigned rounds; } cases[] = {
         {"{\"loading\": {\"concurrency\": 1}}", 4}, {NULL, 2}, {"{\"loading\": {\"concurrency\": 4}}", 1}};
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct rig rig = new_rig(cases[i].config);
-        uint64_t started = blaze_now_ns();
-        const char *const configs[] = {MOCK("a", SLOW), MOCK("b", SLOW), MOCK("c", SLOW), MOCK("d", SLOW)};
-        for (size_t n = 0; n < COUNT(configs); n++) start(&rig, configs[n]);
-        for (size_t n = 0; n < COUNT(configs); n++) {
-            blaze_event event = next_event(rig.queue);
-            CHECK_STATUS(event.status, OK);
-            blaze_event_release(&event);
+        uint64_t took = UINT64_MAX; /* the shortest: machines pause */
+        for (int attempt = 0; attempt < 10 && took >= 2 * cases[i].rounds * LATENCY_NS; attempt++) {
+            struct rig rig = new_rig(cases[i].config);
+            uint64_t started = blaze_now_ns();
+            const char *const configs[] = {MOCK("a", SLOW), MOCK("b", SLOW), MOCK("c", SLOW), MOCK("d", SLOW)};
+            for (size_t n = 0; n < COUNT(configs); n++) start(&rig, configs[n]);
+            for (size_t n = 0; n < COUNT(configs); n++) {
+                blaze_event event = next_event(rig.queue);
+                CHECK_STATUS(event.status, OK);
+                blaze_event_release(&event);
+            }
+            uint64_t this_time = blaze_now_ns() - started;
+            CHECK(this_time >= cases[i].rounds * LATENCY_NS);
+            if (this_time < took) took = this_time;
+            rig_down(&rig);
+            if (getenv("BLAZE_SHORT")) break; /* instrumented: how long it takes says nothing */
         }
-        uint64_t took = blaze_now_ns() - started;
-        CHECK(took >= cases[i].rounds * LATENCY_NS);
         if (!getenv("BLAZE_SHORT")) CHECK(took < 2 * cases[i].rounds * LATENCY_NS);
-        rig_down(&rig);
     }
     blaze_engine *engine = NULL;
     blaze_error error = {.status = 0};
