@@ -133,6 +133,12 @@ static blaze_status load(void *user, const blaze_backend_load *load, blaze_call 
     if (atomic_load(&own->is_lost)) come_back(own);
     struct model *model = calloc(1, sizeof *model);
     REQUIRE(model);
+    CHECK(!host->take(call, BLAZE_MEMORY_HOST, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, 77, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, 64, 9));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, -1, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_PINNED, INT32_MIN, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, SIZE_MAX, BLAZE_PURPOSE_BUFFERS));
     model->backend = own, model->factor = (float)option(load->options, "\"factor\":", 2);
     size_t bytes = (size_t)option(load->options, "\"weights\":", 4096);
     int first = (int)option(load->options, "\"device\":", 0), end = first + (int)option(load->options, "\"devices\":", 1);
