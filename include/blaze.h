@@ -813,7 +813,7 @@ typedef struct blaze_timing {
     uint64_t computed_ns;
     /// Rows in the batch, the request's own among them.
     uint32_t batch_rows;
-    /// 0.
+    /// The library's own.
     uint32_t reserved;
 } blaze_timing;
 
@@ -836,12 +836,12 @@ typedef struct blaze_event {
     blaze_model model;
     /// Where the time went; zeroes for what is not a request.
     struct blaze_timing timing;
-    /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
-    /// Valid until the event is released.
+    /// What went wrong; for blaze_model_unload the receipt; in an event of a load's progress its stage; what a stepwise
+    /// request has said, of which blaze_infer gives all. NUL-terminated, or NULL. Valid until the event is released.
     const char *text;
     /// The length of `text`, without its NUL.
     size_t text_bytes;
-    /// From 0 to 1, in events of progress.
+    /// From 0 to 1, in events of progress and of text; 0: not known.
     float progress;
     /// How many outputs blaze_event_output can return.
     uint32_t outputs_count;
@@ -854,10 +854,11 @@ typedef struct blaze_event {
 
 /// Some of it is done: a load in the background whose model has "progress": true has come further. `progress` says how
 /// far, `text` what comes next: "waiting" (for its turn and for room), "reading", "checking", "warming up", "loaded".
-/// Stages that pass before the host looks are left out.
+/// Stages that pass before the host looks are left out. Or a request of a stepwise model has come further, without text.
 #define BLAZE_EVENT_PROGRESS 2
 
-/// A piece of generated text. Not produced by this version.
+/// A request of a stepwise model has text, in `text`: all that it has said since the event before, so that a host which
+/// looks seldom gets fewer and longer ones. BLAZE_EVENT_FLAG_MORE is set; the status is OK. Release it like any.
 #define BLAZE_EVENT_TOKEN 3
 
 /// Buffers lent with a request that was resolved early while it ran (cancelled, expired, shut down) are the host's
@@ -948,8 +949,8 @@ typedef struct blaze_request {
 /// Before everything else.
 #define BLAZE_PRIORITY_CRITICAL 2
 
-/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. The event's status
-/// is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. Before it, a request of
+/// a stepwise model may have events of BLAZE_EVENT_TOKEN and BLAZE_EVENT_PROGRESS. The terminal event's status is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
 /// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is
 /// no other target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has
 /// waited, and there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is
@@ -974,7 +975,7 @@ blaze_status blaze_submit(blaze_engine *engine,
                           blaze_error *err);
 
 /// Submits a request and waits for its end. Runs it on the calling thread if the model is idle, so that nothing is
-/// handed over.
+/// handed over. What a request of a stepwise model has said is the event's `text`, if it ends well.
 ///
 /// @param engine      The engine.
 /// @param request     The work, as for blaze_submit.
@@ -1008,8 +1009,9 @@ blaze_status blaze_cancel(blaze_engine *engine,
 /// Makes a completion queue. An engine may have many.
 ///
 /// @param engine    The engine.
-/// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight,
-///                  two for a borrowing one that is not joined with others. Submit fails with QUEUE_FULL rather than overflow it.
+/// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight, and one
+///                  more for a borrowing one that is not joined with others, and for one of a stepwise model. Submit fails
+///                  with QUEUE_FULL rather than overflow it.
 /// @param out       Receives the queue; destroy it with blaze_queue_destroy.
 /// @param err       Receives the reason of a failure; may be NULL.
 ///
@@ -1581,11 +1583,14 @@ typedef struct blaze_host {
     /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
-    /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
-    /// QUEUE_FULL: so much waits for its consumer that the request should be left out until it does not.
+    /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
+    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
+    /// looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send it again in the
+    /// request's next step, which comes when there is room; CANCELLED: nobody wants the result; INVALID_STATE: it is
+    /// finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
     blaze_status (*emit)(struct blaze_call *call, const char *text, size_t text_bytes, float progress);
     /// Ends a stepwise request; `message` says why unless `status` is OK, and may be NULL. Outputs are made before. When the
-    /// step returns, `end` is called for it.
+    /// step (or `begin`) returns, `end` is called for it. Finishing it again does nothing.
     void (*finish)(struct blaze_call *call, blaze_status status, const char *message);
     /// Writes a line to the engine's log, at a level from BLAZE_LOG_ERROR to BLAZE_LOG_TRACE.
     void (*log)(const struct blaze_host *host, uint32_t level, const char *message);
@@ -1701,16 +1706,18 @@ typedef struct blaze_backend {
                         const struct blaze_backend_run *run,
                         struct blaze_call *call,
                         blaze_error *err);
-    /// Begins a request of a stepwise model. The inputs are valid until `end`; outputs are made by blaze_host.output. With
-    /// `begin`, `step` and `end` the backend's models are stepwise.
+    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid until
+    /// `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are stepwise, and
+    /// `run` is not called. A request whose `begin` fails is not ended.
     blaze_status (*begin)(void *user,
                           void *model,
                           const struct blaze_backend_run *run,
                           struct blaze_call *call,
                           void **state,
                           blaze_error *err);
-    /// Advances all requests that are under way by one step, and says for each what came of it by `emit`, `output` and
-    /// `finish`. If the step itself fails, so do all of them.
+    /// Advances requests that were begun by one step, and says for each what came of it by `emit`, `output` and `finish`.
+    /// These are all that are under way, but for those whose consumers are slow: see `emit`. If the step itself fails, so do
+    /// all of them.
     blaze_status (*step)(void *user, void *model, void *const *states, uint32_t count, blaze_error *err);
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);

@@ -159,6 +159,66 @@ fn a_request_goes_in_and_its_outputs_come_out() {
     }
 }
 
+/// What a stepwise request says, and its copies, in any order with its end, and after the engine's.
+#[test]
+fn text_is_the_events_own_until_it_is_released() {
+    const STEPS: &std::ffi::CStr =
+        cr#"{"threads": 0, "models": [{"name": "m", "backend": "mock", "mock": {"steps": 3}}]}"#;
+    let (mut engine, mut queue, mut model) = (null_mut(), null_mut(), 0);
+    let text = |event: &blaze_event| unsafe {
+        assert_eq!(*event.text.add(event.text_bytes), 0);
+        String::from_utf8(std::slice::from_raw_parts(event.text.cast::<u8>(), event.text_bytes).to_vec())
+            .unwrap()
+    };
+    unsafe {
+        assert_eq!(blaze_engine_create(STEPS.as_ptr(), &mut engine, null_mut()), BLAZE_STATUS_OK);
+        assert_eq!(blaze_queue_create(engine, 8, &mut queue, null_mut()), BLAZE_STATUS_OK);
+        assert_eq!(blaze_model_find(engine, c"m".as_ptr(), &mut model), BLAZE_STATUS_OK);
+        let (shape, mut data) = ([1, 4], [1.0, 2.0, 3.0, 4.0]);
+        let input = tensor(&shape, &mut data);
+        let mut request = request(model, &input);
+        let mut event: blaze_event = zeroed();
+        event.struct_size = size_of::<blaze_event>() as u32;
+        let mut events = Vec::new();
+        for flags in [0, BLAZE_REQUEST_BORROW] {
+            request.flags = flags;
+            assert_eq!(blaze_submit(engine, &request, queue, null_mut(), null_mut()), BLAZE_STATUS_OK);
+            for step in 1..=3 {
+                assert_eq!(blaze_pump(engine, 0, null_mut()), BLAZE_STATUS_OK);
+                assert_eq!(blaze_poll(queue, &mut event, size_of::<blaze_event>(), 1), 1);
+                assert_eq!((event.kind, text(&event)), (3, format!("step {step} ")));
+                events.push(event);
+            }
+            assert_eq!(blaze_poll(queue, &mut event, size_of::<blaze_event>(), 1), 1);
+            assert_eq!((event.kind, event.status), (1, BLAZE_STATUS_OK));
+            events.push(event);
+        }
+        // One that is cancelled after its first step, and one that says all at once.
+        let mut ticket = 0;
+        assert_eq!(blaze_submit(engine, &request, queue, &mut ticket, null_mut()), BLAZE_STATUS_OK);
+        assert_eq!(blaze_pump(engine, 0, null_mut()), BLAZE_STATUS_OK);
+        assert_eq!(blaze_cancel(engine, ticket), BLAZE_STATUS_OK);
+        assert_eq!(blaze_pump(engine, 0, null_mut()), BLAZE_STATUS_OK);
+        while blaze_poll(queue, &mut event, size_of::<blaze_event>(), 1) == 1 {
+            assert_eq!(event.ticket, ticket);
+            blaze_event_release(&mut event);
+        }
+        event.struct_size = size_of::<blaze_event>() as u32;
+        assert_eq!(blaze_infer(engine, &request, u64::MAX, &mut event, null_mut()), BLAZE_STATUS_OK);
+        assert_eq!(text(&event), "step 1 step 2 step 3 ");
+        events.push(event);
+        for at in [3, 0, 5] {
+            let mut copy = events[at];
+            blaze_event_release(&mut events[at]);
+            blaze_event_release(&mut copy);
+        }
+        blaze_engine_destroy(engine);
+        assert_eq!(blaze_queue_destroy(queue), BLAZE_STATUS_OK);
+        assert_eq!((text(&events[1]), text(&events[6])), ("step 2 ".into(), "step 3 ".into()));
+        events.iter_mut().for_each(|event| blaze_event_release(event));
+    }
+}
+
 #[test]
 fn outputs_outlive_the_engine_and_go_to_the_callers_memory() {
     let (mut data, mut result) = ([0.5f32; 8], [0f32; 8]);

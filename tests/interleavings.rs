@@ -57,10 +57,12 @@ fn configuration(random: &mut Random) -> (Value, Value) {
         // Only a thread of the engine's own lets go of what nobody wants any more.
         faults.push(json!({"kind": "hang", "after": random.below(50), "every": 40, "count": 2}));
     }
+    let steps = if random.once_in(3) { 1 + random.below(6) } else { 0 };
+    let lanes = 1 + if steps > 0 { 0 } else { random.below(3) };
     let model = json!({
-        "name": "m", "backend": "mock", "lanes": 1 + random.below(3),
+        "name": "m", "backend": "mock", "lanes": lanes,
         "batching": {"max_rows": 1 + random.below(20), "max_delay_us": random.below(300)},
-        "mock": {"latency_us": random.below(2) * random.below(200), "faults": faults},
+        "mock": {"latency_us": random.below(2) * random.below(200), "faults": faults, "steps": steps},
     });
     (json!({"threads": threads, "queue": {"capacity": 8 + random.below(200)}}), model)
 }
@@ -177,8 +179,11 @@ fn pause(random: &mut Random) {
     }
 }
 
-/// Every answer is that of its own input: y = 2x + 1.
+/// Every answer is that of its own input: y = 2x + 1. Texts are kept for `check_request`.
 fn check_and_release((_, event): &mut (u64, Event)) {
+    if event.kind == EventKind::Token {
+        return;
+    }
     let Some(payload) = event.payload.take() else { return };
     if event.status == Status::Ok {
         let kept = Event { payload: Some(payload), ..copy(event) };
@@ -197,6 +202,7 @@ fn copy(event: &Event) -> Event {
 fn play(seed: u64) {
     let mut random = Random::new(seed);
     let (engine_config, model_config) = configuration(&mut random);
+    let steps = model_config["mock"]["steps"].as_u64().unwrap();
     let may_hang = model_config.to_string().contains("hang");
     let inputs = inputs(); // before the engine, and so dropped after it
     let engine = engine(engine_config.clone());
@@ -243,7 +249,7 @@ fn play(seed: u64) {
     round.engine.shutdown(0);
     round.take_all();
     check_metrics(&round);
-    check(round);
+    check(round, steps);
 }
 
 fn check_metrics(round: &Round) {
@@ -255,7 +261,7 @@ fn check_metrics(round: &Round) {
 }
 
 /// After the shutdown all terminal events are there; after the engine's end all buffers are released.
-fn check(round: Round) {
+fn check(round: Round, steps: u64) {
     let terminal = |events: &[(u64, Event)]| {
         let done = events.iter().filter(|(_, event)| event.kind == EventKind::Done);
         done.map(|(_, event)| event.ticket).collect::<Vec<_>>()
@@ -276,7 +282,7 @@ fn check(round: Round) {
     events.iter().for_each(|event| by_ticket.entry(event.1.ticket).or_default().push(event));
     assert_eq!(by_ticket.len(), accepted.len(), "a ticket, or events of no ticket");
     for request in &accepted {
-        check_request(request, &by_ticket[&request.ticket]);
+        check_request(request, &by_ticket[&request.ticket], steps);
     }
     let refusals = [Status::QueueFull, Status::ShutDown, Status::NotFound];
     assert!(refused.into_inner().unwrap().iter().all(|status| refusals.contains(status)));
@@ -284,11 +290,23 @@ fn check(round: Round) {
     assert!(!infers.into_inner().unwrap().contains(&Status::Cancelled), "infer: cancelled by nobody");
 }
 
-/// A request's events are one that is terminal, with a cause, and one more only if that said so.
-fn check_request(request: &Accepted, events: &[&(u64, Event)]) {
+/// A request's events are one that is terminal, with a cause, and one more only if that said so. Before it comes what the
+/// request has said, with no gap, and all of it if it ended well.
+fn check_request(request: &Accepted, events: &[&(u64, Event)], steps: u64) {
+    let is_said = |event: &Event| matches!(event.kind, EventKind::Token | EventKind::Progress);
+    let (said, events) = events.split_at(events.iter().take_while(|(_, event)| is_said(event)).count());
     let (at_ns, first) = events[0];
     let status = first.status;
     let story = || format!("request {}: {status:?}, {} cancels", request.user_data, request.cancels);
+    let text: String = said.iter().filter_map(|(_, event)| event.payload.as_ref()?.text()).collect();
+    let all: String = (1..=steps).map(|step| format!("step {step} ")).collect();
+    assert!(all.starts_with(&text), "{}: {text}", story());
+    assert!(status != Status::Ok || text == all, "{}: {text}", story());
+    assert!(
+        said.iter().all(|(_, event)| event.flags.more && event.user_data == request.user_data),
+        "{}",
+        story()
+    );
     assert_eq!((first.kind, first.user_data), (EventKind::Done, request.user_data), "{}", story());
     assert_eq!(first.flags.more, !first.flags.buffers_released, "{}", story());
     assert_eq!(events.len(), 1 + usize::from(first.flags.more), "{}", story());

@@ -63,8 +63,11 @@ pub struct blaze_host {
     /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
-    /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
-    /// QUEUE_FULL: so much waits for its consumer that the request should be left out until it does not.
+    /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
+    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
+    /// looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send it again in the
+    /// request's next step, which comes when there is room; CANCELLED: nobody wants the result; INVALID_STATE: it is
+    /// finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
     pub emit: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -74,7 +77,7 @@ pub struct blaze_host {
         ) -> blaze_status,
     >,
     /// Ends a stepwise request; `message` says why unless `status` is OK, and may be NULL. Outputs are made before. When the
-    /// step returns, `end` is called for it.
+    /// step (or `begin`) returns, `end` is called for it. Finishing it again does nothing.
     pub finish:
         Option<unsafe extern "C" fn(call: *mut blaze_call, status: blaze_status, message: *const c_char)>,
     /// Writes a line to the engine's log, at a level from BLAZE_LOG_ERROR to BLAZE_LOG_TRACE.
@@ -219,8 +222,9 @@ pub struct blaze_backend {
             err: *mut blaze_error,
         ) -> blaze_status,
     >,
-    /// Begins a request of a stepwise model. The inputs are valid until `end`; outputs are made by blaze_host.output. With
-    /// `begin`, `step` and `end` the backend's models are stepwise.
+    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid until
+    /// `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are stepwise, and
+    /// `run` is not called. A request whose `begin` fails is not ended.
     pub begin: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -231,8 +235,9 @@ pub struct blaze_backend {
             err: *mut blaze_error,
         ) -> blaze_status,
     >,
-    /// Advances all requests that are under way by one step, and says for each what came of it by `emit`, `output` and
-    /// `finish`. If the step itself fails, so do all of them.
+    /// Advances requests that were begun by one step, and says for each what came of it by `emit`, `output` and `finish`.
+    /// These are all that are under way, but for those whose consumers are slow: see `emit`. If the step itself fails, so do
+    /// all of them.
     pub step: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

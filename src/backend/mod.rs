@@ -7,6 +7,7 @@ mod interrupt;
 pub mod mock;
 pub mod onnx;
 mod room;
+mod stepwise;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
 pub use devices::{Device, Devices, MakesRoom, Need, free_bytes};
@@ -14,6 +15,7 @@ pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
 pub use room::Room;
+pub use stepwise::{Sequence, Sink, Stepwise};
 
 use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
@@ -110,6 +112,11 @@ pub trait Model: Send + Sync {
     ) -> Result<Option<Box<dyn Prepared>>> {
         let _ = (memory, layout);
         Ok(None)
+    }
+
+    /// Itself, if it advances its requests by steps rather than runs them.
+    fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
+        None
     }
 
     /// Whether a run keeps a core of this machine busy.

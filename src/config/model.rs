@@ -175,6 +175,9 @@ pub struct MockConfig {
     #[serde(deserialize_with = "objects")]
     pub outputs: Vec<MockTensor>,
     pub compute: MockCompute,
+    /// If not 0, requests advance by so many steps, each of which sends the text "step k ". What is said of runs is then of
+    /// steps.
+    pub steps: u64,
     /// How long every run takes, in microseconds.
     pub latency_us: u64,
     /// How long loading takes, in microseconds.

@@ -36,7 +36,7 @@ impl Lane<'_> {
     }
 
     /// The inputs of a request that has tensors of its own.
-    fn bare_inputs(&self) -> Arc<Inputs> {
+    pub fn bare_inputs(&self) -> Arc<Inputs> {
         // SAFETY: written, and held by the lane.
         if unsafe { self.batch.request(0) }.flags.routed {
             // Another attempt may need them.

@@ -14,6 +14,7 @@ use super::completion::CompletionQueue;
 use super::line::Line;
 use super::outcome::OWN;
 use super::relay::Hop;
+use super::stream::Stream;
 use super::table::Table;
 use crate::backend::{Interrupt, Layout, Memory, Prepared};
 use crate::error::{Error, Result, Status};
@@ -79,6 +80,8 @@ pub struct Flags {
     pub child: bool,
     /// It has tensors in a device's memory, or wants some: it is run as it is, and once.
     pub on_device: bool,
+    /// Its model is a stepwise one: see `stream`.
+    pub streams: bool,
 }
 
 #[repr(align(64))]
@@ -101,6 +104,9 @@ pub struct Cold {
     pub hop: Hop,
     /// How far a job has come, and what its events say of it: see `job`.
     pub progress: AtomicU32,
+    /// What it says before it ends.
+    pub stream: Mutex<Option<Arc<Stream>>>,
+    pub stream_link: AtomicU64,
 }
 
 /// States of memory that a request lends. It goes from `HOST` to `LANE` when a lane takes it, to `LET_GO` when the lane
@@ -314,7 +320,11 @@ impl Batch {
             (lap.text, lap.tensors) = (None, None);
             for member in 0..members.min(self.members.len()) {
                 let own = self.members[member].status.load(Ordering::Relaxed) & OWN != 0;
-                if own || (*self.members[member].request.get()).flags.extras {
+                let flags = (*self.members[member].request.get()).flags;
+                if flags.streams {
+                    *lock(&self.cold[member].stream) = None;
+                }
+                if own || flags.extras {
                     *self.cold[member].extras.get() = Extras::default();
                 }
             }

@@ -7,6 +7,7 @@
 use super::batch::Batch;
 use super::event::Event;
 use super::outcome::{self, Which};
+use super::stream;
 use super::table::Table;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -15,7 +16,7 @@ use crate::scheduler::bell::Bell;
 use crate::scheduler::spin::{Spinning, Waits};
 use crate::stack::{Inbox, in_order};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 
 /// A packed reference to what is published: never 0.
 #[derive(Clone, Copy)]
@@ -25,6 +26,8 @@ const PRESENT: u64 = 1 << 63;
 const MEMBER: u64 = 1 << 32;
 const RELEASED: u64 = 1 << 33;
 const PROGRESS: u64 = MEMBER | RELEASED;
+const STREAM: u64 = 1 << 34;
+const KINDS: u64 = MEMBER | RELEASED | STREAM;
 
 impl Link {
     /// All members of a batch that are marked as published.
@@ -47,6 +50,11 @@ impl Link {
         Link(PRESENT | PROGRESS | u64::from(index) << 12)
     }
 
+    /// The event that tells what a member has said.
+    pub fn stream(index: u32, member: usize) -> Self {
+        Link(PRESENT | STREAM | u64::from(index) << 12 | member as u64)
+    }
+
     fn index(self) -> u32 {
         (self.0 >> 12) as u32 & 0xF_FFFF
     }
@@ -62,9 +70,10 @@ impl Link {
     unsafe fn cell(self, table: &Table) -> &AtomicU64 {
         // SAFETY: promised by the caller.
         let batch = unsafe { table.batch(self.index()) };
-        match self.0 & (MEMBER | RELEASED) {
+        match self.0 & KINDS {
             0 => &batch.link,
             MEMBER => &batch.members[self.number()].link,
+            STREAM => &batch.cold(self.number()).stream_link,
             _ => &batch.cold(self.number()).second_link,
         }
     }
@@ -177,8 +186,13 @@ impl CompletionQueue {
 
     /// Adds what `link` stands for, for which room was reserved, and wakes the consumer once. `cell` is its link.
     pub fn publish(&self, link: Link, cell: &AtomicU64, table: &Table) {
-        self.inbox.0.push_chain(link.0, cell);
+        self.push(link, cell);
         self.announce(table);
+    }
+
+    /// As `publish`, but wakes nobody: to be followed by `announce`, when locks are let go of.
+    pub fn push(&self, link: Link, cell: &AtomicU64) {
+        self.inbox.0.push_chain(link.0, cell);
     }
 
     /// Adds a chain, newest first, whose last cell is given.
@@ -187,8 +201,9 @@ impl CompletionQueue {
         self.announce(table);
     }
 
+    /// Wakes the consumer of what was pushed.
     #[inline]
-    fn announce(&self, table: &Table) {
+    pub fn announce(&self, table: &Table) {
         self.bell.ring();
         if self.has_fd.load(Ordering::SeqCst)
             && let Some(ready) = &mut *lock(&self.ready)
@@ -203,7 +218,7 @@ impl CompletionQueue {
     /// Becomes the consumer; `None` if there is one already.
     pub fn enter<'a>(&'a self, table: &'a Table) -> Option<Consumer<'a>> {
         let free = !self.consuming.swap(true, Ordering::SeqCst);
-        free.then(|| Consumer { queue: self, table }) // not then_some: a consumer that is dropped lets the next one in
+        free.then(|| Consumer { queue: self, table, kept: Cell::new(0) }) // not then_some: a consumer that is dropped lets the next one in
     }
 
     /// Nobody will take what is outstanding: it is thrown away now, and when it comes.
@@ -268,6 +283,8 @@ impl CompletionQueue {
 pub struct Consumer<'a> {
     queue: &'a CompletionQueue,
     table: &'a Table,
+    /// Events that were taken whose places stay with their requests.
+    kept: Cell<u32>,
 }
 
 impl Consumer<'_> {
@@ -281,7 +298,7 @@ impl Consumer<'_> {
             count += 1;
         }
         if count > 0 {
-            self.queue.unreserve(count as u32);
+            self.queue.unreserve(count as u32 - self.kept.take());
         }
         if self.queue.has_fd.load(Ordering::SeqCst) {
             self.clear_fd();
@@ -356,7 +373,7 @@ impl Consumer<'_> {
             unsafe {
                 cursor.next = link.cell(self.table).load(Ordering::Relaxed);
                 let batch = self.table.batch(link.index());
-                let which = match link.0 & (MEMBER | RELEASED) {
+                let which = match link.0 & KINDS {
                     0 => {
                         cursor.batch = next_marks(batch, 0, batch.published.word(0));
                         cursor.probe = batch.probe.load(Ordering::Relaxed);
@@ -367,6 +384,16 @@ impl Consumer<'_> {
                         Some(event) => return Some(event),
                         None => {
                             self.queue.unreserve(1);
+                            continue;
+                        }
+                    },
+                    STREAM => match stream::event(self.table, batch, link.number()) {
+                        (Some(event), keeps) => {
+                            self.kept.set(self.kept.get() + u32::from(keeps));
+                            return Some(event);
+                        }
+                        (None, keeps) => {
+                            self.queue.unreserve(u32::from(!keeps));
                             continue;
                         }
                     },

@@ -40,7 +40,7 @@ impl Model {
         Settings {
             max_rows: self.queue.max_rows() as u32,
             max_delay_us: self.queue.max_delay_us(),
-            lanes: self.queue.lanes(),
+            lanes: self.lanes(),
             intra_op_threads: self.intra_op_threads.load(Ordering::Relaxed),
         }
     }
@@ -49,6 +49,9 @@ impl Model {
     fn check(&self, settings: &Settings) -> Result<()> {
         let now = self.settings();
         let unfit = |text: String| Err(Error::new(Status::InvalidState, text));
+        if self.is_stepwise() {
+            return unfit("the model advances by steps: it has no settings that can be changed".into());
+        }
         if settings.max_rows != now.max_rows && !self.joins_rows() {
             return unfit("batching.max_rows: the model's requests are not joined".into());
         }
@@ -70,6 +73,9 @@ impl Model {
             lanes: self.config.lanes,
             intra_op_threads: self.intra_op_threads.load(Ordering::Relaxed),
         };
+        if self.is_stepwise() {
+            return Bounds::fixed(&self.settings());
+        }
         let mut bounds = Bounds::new(&core.config.tuning.limits, &config, core.cores as u32);
         bounds.sizes.clone_from(&self.config.batching.buckets);
         if !self.joins_rows() {

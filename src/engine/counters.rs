@@ -120,7 +120,7 @@ fn metrics_of(model: &Model, unresolved: u64, queue_depth: u64) -> ModelMetrics 
         totals,
         queue_depth,
         max_rows: model.queue.max_rows() as u32,
-        lanes: model.queue.lanes(),
+        lanes: model.lanes(),
         memory_bytes: report.bytes,
         buffer_bytes: model.traffic.buffer_bytes.load(Ordering::Relaxed),
         evictions: report.evictions,

@@ -14,8 +14,10 @@ use std::ptr::NonNull;
 pub enum EventKind {
     /// The request has ended; the status says how. Exactly one for each ticket.
     Done = 1,
-    /// A load has come further.
+    /// A load or a request has come further.
     Progress = 2,
+    /// A request has said something.
+    Token = 3,
     /// The buffers lent with the request are the host's again. Only after a `Done` that said `MORE`.
     BuffersReleased = 4,
 }
@@ -54,6 +56,8 @@ pub struct Event {
     pub outputs_count: u32,
     /// How far a load has come, in an event of progress.
     pub stage: Option<Stage>,
+    /// How far a request has come, in events of progress and text.
+    pub progress: f32,
     /// Outputs and text; freed when dropped. `None`: the event has neither.
     pub payload: Option<Payload>,
 }
@@ -62,6 +66,8 @@ pub struct Event {
 pub struct Payload {
     /// The table lives for as long as the hold, which keeps the batch, which keeps the table.
     hold: Option<(NonNull<Table>, Ticket)>,
+    /// The number of a text that is the event's alone; 0: none.
+    text: u32,
 }
 
 // SAFETY: the table may be used from any thread, and it lives as long as the payload.
@@ -73,7 +79,7 @@ impl Drop for Payload {
     fn drop(&mut self) {
         if let Some((table, ticket)) = self.hold.take() {
             // SAFETY: the hold is still there.
-            unsafe { Table::release_at(table, ticket) };
+            unsafe { Table::release_event(table, ticket, self.text) };
         }
     }
 }
@@ -95,12 +101,22 @@ pub struct OutputRef {
 impl Payload {
     /// A hold on what `ticket` left behind in `table`.
     pub fn new(table: &Table, ticket: Ticket) -> Self {
-        Payload { hold: Some((NonNull::from(table), ticket)) }
+        Payload { hold: Some((NonNull::from(table), ticket)), text: 0 }
     }
 
-    /// Passes the hold on unreleased: whoever gets the parts calls `Table::release_at`.
-    pub fn into_parts(mut self) -> Option<(NonNull<Table>, Ticket)> {
-        self.hold.take()
+    /// A hold on a text that `ticket` has said.
+    pub fn of_text(table: &Table, ticket: Ticket, number: u32) -> Self {
+        Payload { hold: Some((NonNull::from(table), ticket)), text: number }
+    }
+
+    /// Has this hold, of a terminal event, be one on a text too.
+    pub fn add_text(&mut self, number: u32) {
+        self.text = number;
+    }
+
+    /// Passes the hold on unreleased: whoever gets the parts, with the text's number, calls `Table::release_event`.
+    pub fn into_parts(mut self) -> Option<(NonNull<Table>, Ticket, u32)> {
+        self.hold.take().map(|(table, ticket)| (table, ticket, self.text))
     }
 
     fn table(&self) -> Option<(&Table, Ticket)> {
@@ -114,9 +130,18 @@ impl Payload {
         table.output(ticket, index)
     }
 
-    /// What went wrong, if anything did.
+    /// What was said, byte for byte, if this event has any of it.
+    pub fn said(&self) -> Option<Vec<u8>> {
+        let (table, ticket) = self.table()?;
+        table.with_given(ticket, self.text, <[u8]>::to_vec)
+    }
+
+    /// What went wrong, if anything did, or what was said.
     pub fn text(&self) -> Option<String> {
         let (table, ticket) = self.table()?;
+        if self.text != 0 {
+            return table.with_given(ticket, self.text, |text| String::from_utf8_lossy(text).into_owned());
+        }
         table.with_text(ticket, |text| text.to_string_lossy().into_owned())
     }
 }

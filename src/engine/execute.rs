@@ -25,33 +25,15 @@ pub type Ran = Result<Option<Vec<Tensor>>>;
 /// Runs a batch that a queue has given out, and lets go of the lane's hold on it. Every request in it is resolved when
 /// this returns.
 pub fn execute(core: &Arc<Core>, model: &Model, index: u32) {
-    // SAFETY: the queue has given the lane's hold to the caller.
-    let batch = unsafe { core.table.batch(index) };
-    batch.set_phase(Phase::Running);
-    core.observer.notice();
-    let counts = core.table.slot(index).claims.counts();
-    let taken_ns = now_ns();
-    let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
-    let mut looks = 0u32;
-    while !batch.written.all_set(counts.members) {
-        // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
-        looks += 1;
-        if looks < 200 { spin_loop() } else { std::thread::yield_now() }
-    }
-    let written_ns = if looks == 0 { taken_ns } else { now_ns() };
-    let (members, rows) = (counts.members, counts.rows);
-    let mut lane = Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns };
+    let mut lane = Lane::open(core, model, index);
     if let Err(error) = catch(|| {
         lane.work();
         Ok(())
     }) {
         // A bug of the engine's own: the batch fails, the lane goes on.
-        lane.finish(Err(error), taken_ns, now_ns());
+        lane.finish(Err(error), lane.taken_ns, now_ns());
     }
-    lane.probe.end(core, model, batch, counts.members);
-    core.table.let_go(index, 1);
-    core.table.batch_is_done();
-    core.tuning.notice();
+    lane.close();
 }
 
 /// A batch and whoever runs it.
@@ -60,20 +42,53 @@ pub struct Lane<'a> {
     pub model: &'a Model,
     pub batch: &'a Batch,
     pub members: usize,
-    rows: usize,
+    pub rows: usize,
     pub taken_ns: u64,
     pub probe: Probe,
     /// The backend has had memory that the request lends.
-    has_lent: bool,
+    pub has_lent: bool,
     /// When all members had written.
     pub written_ns: u64,
 }
 
 impl<'a> Lane<'a> {
-    fn work(&mut self) {
+    /// Takes a batch over that a queue has given out, with the lane's hold on it.
+    pub fn open(core: &'a Arc<Core>, model: &'a Model, index: u32) -> Self {
+        // SAFETY: the queue has given the lane's hold to the caller.
+        let batch = unsafe { core.table.batch(index) };
+        batch.set_phase(Phase::Running);
+        core.observer.notice();
+        let counts = core.table.slot(index).claims.counts();
+        let taken_ns = now_ns();
+        let probe = core.table.spans.probe(core, model, batch, counts.members, taken_ns);
+        let mut looks = 0u32;
+        while !batch.written.all_set(counts.members) {
+            // Somebody has claimed a place and is still writing: mostly for less than a microsecond.
+            looks += 1;
+            if looks < 200 { spin_loop() } else { std::thread::yield_now() }
+        }
+        let written_ns = if looks == 0 { taken_ns } else { now_ns() };
+        let (members, rows) = (counts.members, counts.rows);
+        Lane { core, model, batch, members, rows, taken_ns, probe, has_lent: false, written_ns }
+    }
+
+    /// Lets go of the batch, whose requests are all resolved.
+    pub fn close(&self) {
+        self.probe.end(self.core, self.model, self.batch, self.members);
+        self.core.table.let_go(self.batch.index, 1);
+        self.core.table.batch_is_done();
+        self.core.tuning.notice();
+    }
+
+    /// Leaves out what is overdue or resolved before the run; whether anything is left.
+    pub fn take_in(&mut self) -> bool {
         self.expire(self.taken_ns);
         self.take_lent();
-        if self.leave_out_resolved() == 0 {
+        self.leave_out_resolved() > 0
+    }
+
+    fn work(&mut self) {
+        if !self.take_in() {
             return self.finish(
                 Err(Error::new(Status::Cancelled, "nobody wants the result")),
                 self.taken_ns,
@@ -107,12 +122,8 @@ impl<'a> Lane<'a> {
         self.finish(result, started_ns, ended_ns);
     }
 
-    /// Resolves what is overdue, in this batch and elsewhere, if anything is in this batch.
     fn expire(&self, now: u64) {
-        if now >= self.batch.first_deadline_ns.load(Ordering::SeqCst) {
-            self.core.table.expire_batch(self.batch.index, now);
-            self.core.table.expire(now);
-        }
+        self.core.table.expire_for(self.batch, now);
     }
 
     /// Takes memory that the request lends, unless it was resolved before.
@@ -345,7 +356,7 @@ impl<'a> Lane<'a> {
     }
 
     /// Resolves every member that is not, and publishes their events.
-    fn finish(&self, result: Ran, started_ns: u64, ended_ns: u64) {
+    pub fn finish(&self, result: Ran, started_ns: u64, ended_ns: u64) {
         let (batch, table) = (self.batch, &self.core.table);
         batch.set_phase(Phase::Finishing);
         let now = ended_ns.max(started_ns);
@@ -427,18 +438,6 @@ impl<'a> Lane<'a> {
         batch.set_phase(Phase::Done);
     }
 
-    /// Members that are resolved by this batch's end.
-    pub fn published(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.members.div_ceil(64)).flat_map(move |at| {
-            let mut bits = self.batch.published.word(at);
-            std::iter::from_fn(move || {
-                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                bits &= bits - 1;
-                Some(64 * at + bit)
-            })
-        })
-    }
-
     fn count(&self, status: Status, count: u64) {
         if count > 0 {
             self.batch.line.traffic.here().ended(status, count);
@@ -469,6 +468,9 @@ impl<'a> Lane<'a> {
                 extras.rare.get_or_insert_default().text = c_text(error.message);
                 place.store(status.code() as u32 | OWN, Ordering::Relaxed);
             }
+        }
+        if request.flags.streams && !request.flags.child {
+            self.batch.end_stream(member);
         }
         if request.flags.lends {
             // Before any event says that the host's memory is its own again.

@@ -101,6 +101,7 @@ pub unsafe fn progress_event(table: &Table, batch: &Batch) -> Option<Event> {
         timing: Timing::default(),
         outputs_count: 0,
         stage: Stage::from_number(word & !(QUEUED | OVER)),
+        progress: 0.0,
         payload: None,
     };
     table.let_go(index, 1);

@@ -428,7 +428,12 @@ impl Core {
 
     /// The gate that a model's batches go through.
     pub fn gate_of(&self, model: &Model) -> &Gate {
-        if model.by_crew { &self.gate } else { &self.free_gate }
+        if model.gated { &self.gate } else { &self.free_gate }
+    }
+
+    /// A gate that lets everybody through.
+    pub fn free_gate(&self) -> &Gate {
+        &self.free_gate
     }
 
     /// Whether a backend's models share the threads and the places to compute. Those that compute elsewhere need not,

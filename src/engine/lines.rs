@@ -26,6 +26,8 @@ pub struct Lines {
     model_id: OnceLock<u64>,
     /// Whether rows of several requests are joined.
     joins: bool,
+    /// Every request has tensors of its own.
+    bare: bool,
     /// The most rows in one batch, as it is just now.
     max_rows: Arc<AtomicUsize>,
     /// For each input and axis the sizes to which it is padded, if it is.
@@ -94,6 +96,7 @@ impl Lines {
             limits,
             model_id: OnceLock::new(),
             joins,
+            bare: false,
             max_rows: Arc::new(AtomicUsize::new(max_rows)),
             pads: padding.iter().flatten().any(Option::is_some),
             padding,
@@ -109,6 +112,13 @@ impl Lines {
     /// Batches are made in this pool, rather than in the engine's.
     pub fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
         Lines { pool, ..self }
+    }
+
+    /// Has every request come with tensors of its own, whatever their shapes.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
     }
 
     pub fn max_rows(&self) -> usize {
@@ -163,7 +173,7 @@ impl Lines {
             let skip = usize::from(self.joins);
             spec.dtype != DType::String && spec.dims.iter().skip(skip).all(|dim| matches!(dim, Dim::Fixed(_)))
         });
-        if !fixed || required().next().is_none() {
+        if !fixed || self.bare || required().next().is_none() {
             return Ok(None);
         }
         let shape = |spec: &crate::tensor::TensorSpec| -> Option<Shape> {
@@ -204,7 +214,7 @@ impl Lines {
         // Of an optional input that is given nobody knows whether it belongs to the rows or to the batch.
         let joins = self.joins && plain && rows <= self.max_rows() && !optional();
         let borrows = given.iter().flatten().any(|input| matches!(input.data, InputData::Borrow(_)));
-        let kind = match (joins, plain && !borrows) {
+        let kind = match (joins, plain && !borrows && !self.bare) {
             (true, _) => Kind::Joined,
             (false, true) => Kind::Single,
             (false, false) => Kind::Bare,

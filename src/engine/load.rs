@@ -6,10 +6,11 @@ use super::lifecycle::Core;
 use super::lines::{self, Lines};
 use super::model::{Model, Parts};
 use super::models::Claim;
-use super::queue::Queue;
+use super::queue::{Alarm, Queue};
 use super::residence::Residence;
 use super::room::Underway;
 use super::spans::LoadWatch;
+use super::stepping::{self, Stepping};
 use super::warm_up::warm_up;
 use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
@@ -185,9 +186,16 @@ fn prepare(
     let brought = bring(core, &config, source, order)?;
     let backend = Arc::clone(&brought.backend);
     lines::check_axes(backend.signature(), &config.batching.axes)?;
+    let stepwise = Arc::clone(&backend).stepwise().is_some();
+    if stepwise {
+        stepping::check(&config)?;
+    }
     order.check()?;
     (order.progress)(Stage::Checking);
-    let batching = catch(|| Ok(decide_batching(&config, &*backend, core, order.interrupt)))?;
+    let batching = match stepwise {
+        true => Verdict::Alone("it advances by steps".into()),
+        false => catch(|| Ok(decide_batching(&config, &*backend, core, order.interrupt)))?,
+    };
     order.check()?;
     let traffic = core.metrics.fleet.join();
     let limits = Arc::new(Limits::new(&config.limits));
@@ -202,9 +210,13 @@ fn prepare(
         &config.batching.axes,
     )
     .with_pool(backend.batch_pool());
-    let by_crew = core.serves(&*backend);
-    let alarm = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
-    let queue = Queue::new(&config.batching, config.lanes, &core.table, lines, alarm);
+    let lines = if stepwise { lines.bare() } else { lines };
+    let gated = core.serves(&*backend);
+    let by_crew = gated && !stepwise;
+    let alarm: Arc<Alarm> = if by_crew { Arc::clone(core.crew.alarm()) } else { Arc::default() };
+    let stepping = stepwise.then(|| Stepping::new(&alarm));
+    let lanes = if stepwise { config.batching.max_rows } else { config.lanes };
+    let queue = Queue::new(&config.batching, lanes, &core.table, lines, alarm);
     let (signature, devices) = (Arc::clone(backend.signature()), backend.devices().to_vec());
     let (residence, underway) = Residence::new(brought);
     let intra_op_threads = config.intra_op_threads.unwrap_or(core.config.onnxruntime.intra_op_threads);
@@ -220,6 +232,8 @@ fn prepare(
         traffic,
         limits,
         by_crew,
+        gated,
+        stepping,
         intra_op_threads,
     });
     drop(backend);
@@ -368,6 +382,9 @@ fn start_lanes(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
     core.start_observer();
     if core.config.threads == Some(0) {
         return Ok(());
+    }
+    if model.is_stepwise() {
+        return Stepping::start(core, model);
     }
     if model.by_crew {
         return core.crew.add(core, model);

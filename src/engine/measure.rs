@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::execute::Lane;
+use super::model::Model;
 use crate::clock::now_ns;
 use crate::error::Status;
 
@@ -22,6 +23,18 @@ impl Lane<'_> {
         }
     }
 
+    /// Members that are resolved by this batch's end.
+    pub fn published(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.members.div_ceil(64)).flat_map(move |at| {
+            let mut bits = self.batch.published.word(at);
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Some(64 * at + bit)
+            })
+        })
+    }
+
     /// Takes note of how long everything took, right before the host hears of it.
     pub fn record_times(&self) {
         // SAFETY: this is the lane.
@@ -36,5 +49,19 @@ impl Lane<'_> {
         let submitted = || self.published().map(|member| unsafe { self.batch.request(member) }.submitted_ns);
         counted.total.record_all(submitted().map(|at| now.saturating_sub(at)));
         counted.queued.record_all(submitted().map(|at| lap.taken_ns.saturating_sub(at)));
+    }
+}
+
+impl Model {
+    /// Counts a step in which so many requests advanced: it is as a batch of so many rows.
+    pub fn count_step(&self, rows: usize, computed_ns: u64) {
+        let counted = self.traffic.here();
+        counted.batches.add(1);
+        counted.steps.add(1);
+        counted.rows.add(rows as u64);
+        if let Some(counted) = self.traffic.times() {
+            counted.batch_rows.record(rows as u64);
+            counted.computed.record(computed_ns);
+        }
     }
 }

@@ -41,6 +41,8 @@ mod routing;
 mod settle;
 mod slots;
 mod spans;
+mod stepping;
+mod stream;
 mod submit;
 mod table;
 mod trimming;

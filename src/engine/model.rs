@@ -5,6 +5,7 @@ use super::lifecycle::Core;
 use super::observer::Performance;
 use super::queue::Queue;
 use super::residence::Residence;
+use super::stepping::Stepping;
 use super::warden::Mending;
 use crate::backend::{self, Copying, Layout, Memory, Prepared, ProviderReport};
 use crate::config::ModelConfig;
@@ -75,6 +76,10 @@ pub struct Model {
     pub performance: Performance,
     /// Whether the engine's crew runs its batches; if not, threads of its own do, or the host's.
     pub by_crew: bool,
+    /// Its batches, or steps, take a place among those of the engine's threads.
+    pub gated: bool,
+    /// It advances by steps.
+    pub stepping: Option<Stepping>,
     /// It is a version of the repository's, which alone takes it out again.
     pub is_version: AtomicBool,
     /// Threads of its own: as many as there were ever lanes.
@@ -94,13 +99,14 @@ pub struct Parts {
     pub traffic: Arc<Traffic>,
     pub limits: Arc<Limits>,
     pub by_crew: bool,
+    pub gated: bool,
+    pub stepping: Option<Stepping>,
     pub intra_op_threads: u32,
 }
 
 impl Model {
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, path, signature, batching, queue, residence, traffic, limits, by_crew, .. } =
-            parts;
+        let Parts { config, path, signature, batching, queue, residence, traffic, limits, .. } = parts;
         Arc::new(Model {
             full_name: config.full_name(),
             wanted: AtomicU32::new(1),
@@ -123,7 +129,9 @@ impl Model {
             residence,
             traffic,
             limits,
-            by_crew,
+            by_crew: parts.by_crew,
+            gated: parts.gated,
+            stepping: parts.stepping,
         })
     }
 
@@ -146,6 +154,17 @@ impl Model {
     /// Whether requests are joined along the first axis.
     pub fn joins_rows(&self) -> bool {
         self.batching == Verdict::Independent
+    }
+
+    /// Whether its requests advance by steps, together.
+    #[inline]
+    pub fn is_stepwise(&self) -> bool {
+        self.stepping.is_some()
+    }
+
+    /// Batches that may be computed at once.
+    pub fn lanes(&self) -> u32 {
+        if self.is_stepwise() { 1 } else { self.queue.lanes() }
     }
 
     /// For whoever may run it: its backend, or why there is none.

@@ -271,7 +271,8 @@ impl Seen {
         self.trends.add(&reading);
         let models = core.models.all();
         self.watches.retain(|name, _| models.iter().any(|(_, model)| model.full_name() == name));
-        for (_, model) in &models {
+        // How long a stepwise request takes is its own matter.
+        for (_, model) in models.iter().filter(|(_, model)| !model.is_stepwise()) {
             self.watch(core, model);
         }
         if now.saturating_sub(self.old.at_ns) >= MARK_NS {

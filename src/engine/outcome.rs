@@ -54,6 +54,7 @@ pub unsafe fn event(table: &Table, batch: &Batch, member: usize, which: Which) -
         outputs_count: 0,
         payload: None,
         stage: None,
+        progress: 0.0,
     };
     if request.flags.job {
         // SAFETY: published.

@@ -197,7 +197,7 @@ impl Core {
             name: model.full_name().to_owned(),
             backend: config.backend.clone(),
             settings: settings_of(model),
-            joins: model.joins_rows(),
+            joins: model.joins_rows() || model.is_stepwise(),
             not_joined_because: match &model.batching {
                 Verdict::Independent => None,
                 Verdict::Alone(reason) => Some(reason.clone()),
@@ -248,7 +248,7 @@ fn settings_of(model: &Model) -> SettingsInForce {
     SettingsInForce {
         max_rows: model.queue.max_rows() as u32,
         max_delay_us: model.queue.max_delay_us(),
-        lanes: model.queue.lanes(),
+        lanes: model.lanes(),
         intra_op_threads: model.intra_op_threads.load(Ordering::Relaxed),
         buckets: config.batching.buckets.clone(),
         axes: axes.iter().map(|(name, axis)| (name.clone(), axis.buckets.clone())).collect(),

@@ -2,6 +2,7 @@
 
 use super::execute::execute;
 use super::lifecycle::{Core, Engine};
+use super::model::Model;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::sync::Ordering;
@@ -52,13 +53,22 @@ impl Core {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for offset in 0..models.len() {
             let (_, model) = &models[(turn + offset) % models.len()];
-            if let Some(index) = model.queue.try_next() {
-                execute(self, model, index);
-                model.queue.finished();
+            if self.run_batch_of(model) {
                 return true;
             }
         }
         false
+    }
+
+    /// For a thread of the host's: runs one batch of a model, or makes one of its steps, if there is anything to do.
+    pub fn run_batch_of(self: &Arc<Self>, model: &Arc<Model>) -> bool {
+        if let Some(stepping) = &model.stepping {
+            return stepping.pump(self, model);
+        }
+        let Some(index) = model.queue.try_next() else { return false };
+        execute(self, model, index);
+        model.queue.finished();
+        true
     }
 
     /// For an engine without threads that has nothing to do: gives memory back, if it has been so for a while.

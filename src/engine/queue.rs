@@ -320,6 +320,11 @@ impl Queue {
         }
     }
 
+    /// For the one thread that serves this queue, between batches: sleeps until `ready`, or until its alarm's bell is rung.
+    pub fn sleep(&self, ready: impl Fn() -> bool) {
+        self.alarm.bell.sleep(u64::MAX, ready);
+    }
+
     /// Takes the best batch, and waits for it to fill up while that pays; `None` if there is none any more.
     fn take_or_wait(&self, spinning: &Spinning) -> Option<u32> {
         let mut held_since = 0;

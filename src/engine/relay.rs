@@ -316,7 +316,11 @@ impl Core {
         let (now, counters) = (now_ns(), &plan.route.counters);
         // SAFETY: written, and held.
         let deadline_ns = unsafe { batch.request(member) }.deadline_ns;
-        let over = || batch.resolved.is_set(member) || (deadline_ns != 0 && now >= deadline_ns);
+        let over = || {
+            // What has been said cannot be taken back: nobody else goes on with it.
+            let ended = batch.resolved.is_set(member) || batch.has_spoken(member);
+            ended || (deadline_ns != 0 && now >= deadline_ns)
+        };
         let most = match reason {
             Reason::First => 1,
             Reason::Hedge => plan.config.retry.attempts.max(2),
@@ -402,6 +406,7 @@ impl Core {
                     data,
                 });
             }
+            batch.check_kind(member, &model)?;
             let mut admitted = Admitted::default();
             admit(&description, &model, &mut admitted)?;
             self.submit_child(&description, &admitted, &model, Some(&attempt), now, (parent, Some(cell)))
@@ -485,7 +490,9 @@ impl Core {
             }
             Some((pin, at)) => {
                 let over = pin.resolved.is_set(at)
-                    || (status != Status::Ok && self.hand_over(&batch.cold(member).hop, &pin, at, status));
+                    || (status != Status::Ok
+                        && self.hand_over(&batch.cold(member).hop, &pin, at, status)
+                        && !pin.speaks(at, ticket));
                 !over && self.answer(&pin, at, batch, member, ticket, status)
             }
         };
@@ -527,6 +534,9 @@ impl Core {
             word = ANSWERED;
         }
         parent.members[at].status.store(word, Ordering::Release);
+        if request.flags.streams {
+            parent.end_stream(at);
+        }
         let has_payload = match status {
             Status::Ok => child.line.outputs_count() > 0,
             _ => outcome::text(child, member).is_some() || lock(&hop.complaint).is_some(),

@@ -2,6 +2,7 @@
 //! and passes on what children have to say.
 #![allow(unsafe_code)]
 
+use super::batch::Request;
 use super::execute::{Lane, Ran};
 use super::model::ModelState;
 use super::relay::is_retryable;
@@ -41,13 +42,17 @@ struct Sums<'a, 'b> {
 }
 
 impl<'a> Sums<'a, '_> {
-    fn add(&mut self, way: &'a Way, submitted_ns: u64, probes: bool) {
+    fn add(&mut self, way: &'a Way, member: usize, request: &Request, probes: bool) {
         if self.current.as_ref().is_none_or(|sum| !ptr::eq(sum.way, way)) {
             self.flush();
             self.current = Some(Sum { way, tally: Tally::default(), probes: 0 });
         }
         let Some(sum) = &mut self.current else { return };
-        let latency_ns = self.now.saturating_sub(submitted_ns);
+        let answered_ns = match request.flags.streams {
+            true => self.lane.batch.answered_ns(member).unwrap_or(self.now),
+            false => self.now,
+        };
+        let latency_ns = answered_ns.saturating_sub(request.submitted_ns);
         let slow_ns = if probes { &way.target.slow_probe_ns } else { &way.target.slow_ns };
         sum.tally.add(latency_ns, self.failure.is_some(), slow_ns.load(Ordering::Relaxed));
         sum.probes += u32::from(probes);
@@ -91,7 +96,7 @@ impl<'a> Lane<'a> {
             }
             if let Some(taken) = self.batch.cold(member).hop.take() {
                 match counts {
-                    true => sums.add(taken.way, request.submitted_ns, taken.probes),
+                    true => sums.add(taken.way, member, request, taken.probes),
                     false => taken.way.give_up(taken.probes),
                 }
             }
@@ -105,6 +110,7 @@ impl<'a> Lane<'a> {
                 if parent
                     && !self.batch.resolved.is_set(member)
                     && self.core.hand_over(&self.batch.cold(member).hop, self.batch, member, status)
+                    && !self.batch.speaks(member, self.core.table.ticket_of(self.batch, member))
                 {
                     settled.relayed[member / 64] |= 1 << (member % 64);
                 }
@@ -126,7 +132,7 @@ impl<'a> Lane<'a> {
                 taken.way.give_up(taken.probes);
             } else {
                 let mut sums = Sums { lane: self, now: now_ns(), failure, current: None };
-                sums.add(taken.way, request.submitted_ns, taken.probes);
+                sums.add(taken.way, member, request, taken.probes);
                 sums.flush();
             }
         }

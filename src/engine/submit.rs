@@ -15,6 +15,7 @@ use super::outcome::{self, ANSWERED, EARLY, Which};
 use super::quotas::{Entry, Quotas};
 use super::routes::is_route;
 use super::routing::{Attempt, ChildOf};
+use super::stream::Said;
 use super::table::ticket;
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
@@ -92,7 +93,7 @@ impl Engine {
                 Ok(seat) => return Ok(core.event_of_run(&seat)),
                 Err((model, ())) => model,
             };
-            let completion = core.table.new_queue(2);
+            let completion = core.table.new_queue(3);
             let submitted = core.submit(description, &admitted, &model, Some(&completion), now, &role);
             let submitted = submitted.inspect_err(|_| undo(&model));
             drop(model);
@@ -197,7 +198,7 @@ impl Core {
         now: u64,
         role: &Role<'_>,
     ) -> std::result::Result<std::result::Result<Seat, (ModelPin<'a>, H)>, (Error, (ModelPin<'a>, H))> {
-        if !model.queue.try_enter() {
+        if model.is_stepwise() || !model.queue.try_enter() {
             return Ok(Err((model, held)));
         }
         // Who shuts down or unloads waits for pins, and must not wait for a run: that it has entered keeps the model.
@@ -347,7 +348,8 @@ impl Core {
             let extras = extras.get_or_insert_default();
             extras.rare.get_or_insert_default().sizes = sizes.clone();
         }
-        let events = 1 + u32::from(lends);
+        let streams = model.is_stepwise();
+        let events = 1 + u32::from(lends) + u32::from(streams);
         if let Some(completion) = completion {
             completion.reserve(events)?;
         }
@@ -384,6 +386,9 @@ impl Core {
             hop.begin(role.attempt, role.child_of.map(|(parent, _)| parent));
             hop.quotas.store(role.quotas.0, Ordering::Relaxed);
         }
+        if streams {
+            batch.begin_stream(seat.member, role.child_of.map(|(parent, _)| parent));
+        }
         let request = Request {
             submitted_ns: now,
             deadline_ns: description.deadline_ns,
@@ -391,7 +396,15 @@ impl Core {
             queue: completion.map_or(ptr::null(), Arc::as_ptr),
             rows: admitted.rows as u32,
             first_row: AtomicU32::new(seat.first_row as u32),
-            flags: Flags { extras: extras.is_some(), lends, routed, child, on_device, ..Flags::default() },
+            flags: Flags {
+                extras: extras.is_some(),
+                lends,
+                routed,
+                child,
+                streams,
+                on_device,
+                ..Flags::default()
+            },
         };
         // SAFETY: the place is claimed and not marked as written.
         unsafe { batch.write_member(seat.member, request, extras) };
@@ -460,12 +473,13 @@ impl Core {
     /// Waits for the last event of the one request of a private queue; returns the terminal one.
     pub(super) fn wait_terminal(self: &Arc<Self>, completion: &CompletionQueue, deadline_ns: u64) -> Event {
         let mut terminal: Option<Event> = None;
+        let mut said = Said::default();
         loop {
             let until = if terminal.is_none() { deadline_ns } else { u64::MAX };
-            let mut keep = |event: Event| {
-                if event.kind == EventKind::Done {
-                    terminal = Some(event);
-                }
+            let mut keep = |event: Event| match event.kind {
+                EventKind::Done => terminal = Some(event),
+                EventKind::Token => said.add(event),
+                EventKind::Progress | EventKind::BuffersReleased => (),
             };
             if self.wait_events(completion, 2, until, &mut keep) == 0 {
                 self.table.expire(now_ns());
@@ -474,7 +488,7 @@ impl Core {
             if completion.outstanding() == 0
                 && let Some(event) = terminal.take()
             {
-                return event;
+                return said.with(event, &self.table);
             }
         }
     }

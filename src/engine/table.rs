@@ -102,6 +102,8 @@ pub struct Table {
     /// Rung when a request has ended elsewhere, or early, whose submitter waits for it without a completion queue.
     pub elsewhere: Bell,
     queues: Mutex<Queues>,
+    /// Places in queues that requests keep for what they may say, and do not use just now.
+    idle_places: AtomicU64,
 }
 
 #[repr(align(64))]
@@ -167,6 +169,7 @@ impl Table {
             tenants,
             elsewhere: Bell::default(),
             queues: Mutex::default(),
+            idle_places: AtomicU64::new(0),
         })
     }
 
@@ -429,6 +432,9 @@ impl Table {
                     batch.note_patience(member);
                 }
             }
+            if flags.streams && !flags.child {
+                batch.end_stream(member);
+            }
             // Before the event: who gets it may count on there being room for another one.
             let lets_go = (flags.routed || flags.child) && abandon(self, batch, member, flags.child, status);
             // SAFETY: written, and held; queues live as long as the table.
@@ -540,6 +546,11 @@ impl Table {
             0 => self.put_queue(queue),
             _ => queue.abandon(self),
         }
+    }
+
+    /// There is one more place, or one less, that a request keeps and does not use.
+    pub fn idle_places(&self, change: i64) {
+        self.idle_places.fetch_add(change as u64, Ordering::Relaxed);
     }
 
     /// Every queue that was ever made.

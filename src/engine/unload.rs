@@ -1,6 +1,5 @@
 //! Unloading: what a model has taken is given back, and the host gets a receipt.
 
-use super::execute::execute;
 use super::lifecycle::Core;
 use super::model::Model;
 use crate::platform;
@@ -56,14 +55,11 @@ impl Core {
         model.queue.close();
         // Without threads this one is the lane; it may have to wait for a batch that another thread is pumping.
         while self.config.threads == Some(0) && !model.queue.is_drained() {
-            match model.queue.try_next() {
-                Some(index) => {
-                    execute(self, model, index);
-                    model.queue.finished();
-                }
+            match self.run_batch_of(model) {
+                true => (),
                 // It may be away, and to be loaded again first.
-                None if model.residence.is_away() => self.end_residence(model),
-                None => std::thread::sleep(std::time::Duration::from_micros(50)),
+                false if model.residence.is_away() => self.end_residence(model),
+                false => std::thread::sleep(std::time::Duration::from_micros(50)),
             }
         }
         let buffer_bytes = buffers();

@@ -151,6 +151,7 @@ impl Core {
         if withdrawn {
             // The limits are undone by who has entered them.
             batch.cold(0).hop.quotas.store(0, Ordering::SeqCst);
+            batch.end_stream(0);
             completion.unreserve(1);
             self.table.leave(1);
             self.table.let_go(index, 1);

@@ -300,7 +300,7 @@ impl Core {
     fn watch(self: &Arc<Self>, pin: &Pin<'_>, member: usize, now: u64) -> bool {
         let hop = &pin.cold(member).hop;
         let Some(flags) = pin.flags(member).filter(|_| !pin.resolved.is_set(member)) else { return false };
-        let Some(way) = hop.way() else { return false };
+        let Some(way) = hop.way().filter(|_| !pin.has_spoken(member)) else { return false };
         if !hop.is_open() {
             return flags.routed && hop.is_stuck(&self.table) && self.go_on(pin, member, now);
         }

@@ -31,6 +31,9 @@ pub fn warm_up(core: &Arc<Core>, model: &Arc<Model>, interrupt: &Interrupt) -> R
             return Err(Error::new(Status::InvalidConfig, text));
         }
     }
+    if model.is_stepwise() {
+        return Ok(()); // one step says little about the others
+    }
     let backend = model.backend()?;
     if !config.enabled || (backend.rows_are_independent() && config.is_default()) {
         return Ok(());

@@ -17,9 +17,10 @@ pub type blaze_event_kind = u32;
 pub const BLAZE_EVENT_DONE: blaze_event_kind = 1;
 /// Some of it is done: a load in the background whose model has "progress": true has come further. `progress` says how
 /// far, `text` what comes next: "waiting" (for its turn and for room), "reading", "checking", "warming up", "loaded".
-/// Stages that pass before the host looks are left out.
+/// Stages that pass before the host looks are left out. Or a request of a stepwise model has come further, without text.
 pub const BLAZE_EVENT_PROGRESS: blaze_event_kind = 2;
-/// A piece of generated text. Not produced by this version.
+/// A request of a stepwise model has text, in `text`: all that it has said since the event before, so that a host which
+/// looks seldom gets fewer and longer ones. BLAZE_EVENT_FLAG_MORE is set; the status is OK. Release it like any.
 pub const BLAZE_EVENT_TOKEN: blaze_event_kind = 3;
 /// Buffers lent with a request that was resolved early while it ran (cancelled, expired, shut down) are the host's
 /// again. Its status is OK, and it has no outputs.
@@ -42,7 +43,7 @@ pub struct blaze_timing {
     pub computed_ns: u64,
     /// Rows in the batch, the request's own among them.
     pub batch_rows: u32,
-    /// 0.
+    /// The library's own.
     pub reserved: u32,
 }
 
@@ -67,12 +68,12 @@ pub struct blaze_event {
     pub model: blaze_model,
     /// Where the time went; zeroes for what is not a request.
     pub timing: blaze_timing,
-    /// What went wrong; for blaze_model_unload the receipt; in an event of progress its stage. NUL-terminated, or NULL.
-    /// Valid until the event is released.
+    /// What went wrong; for blaze_model_unload the receipt; in an event of a load's progress its stage; what a stepwise
+    /// request has said, of which blaze_infer gives all. NUL-terminated, or NULL. Valid until the event is released.
     pub text: *const c_char,
     /// The length of `text`, without its NUL.
     pub text_bytes: usize,
-    /// From 0 to 1, in events of progress.
+    /// From 0 to 1, in events of progress and of text; 0: not known.
     pub progress: f32,
     /// How many outputs blaze_event_output can return.
     pub outputs_count: u32,
@@ -103,7 +104,8 @@ pub unsafe extern "C" fn blaze_event_output(
         guard(std::ptr::null_mut(), || {
             let event = reference(event, "event")?;
             let size = declared_size(view, "view")?;
-            let table = event.internal.cast::<Table>().cast_const();
+            let is_done = event.kind == BLAZE_EVENT_DONE;
+            let table = if is_done { event.internal.cast::<Table>().cast_const() } else { std::ptr::null() };
             if table.as_ref().is_some_and(|table| !table.is_of_this_process()) {
                 return Err(Error::new(
                     Status::InvalidState,
@@ -148,6 +150,7 @@ pub unsafe extern "C" fn blaze_event_release(event: *mut blaze_event) {
         event.text = std::ptr::null();
         event.text_bytes = 0;
         event.outputs_count = 0;
+        let number = std::mem::take(&mut event.timing.reserved);
         // SAFETY: the table lives for as long as an event that holds on to it, or its engine.
         if unsafe { table.as_ref() }.is_some_and(|table| !table.is_of_this_process()) {
             return Ok(());
@@ -155,7 +158,7 @@ pub unsafe extern "C" fn blaze_event_release(event: *mut blaze_event) {
         if let Some(table) = NonNull::new(table.cast_mut()) {
             // SAFETY: written by `write_event`; the table lives for as long as an event that holds on to it, or its
             // engine. The ticket tells an event that was released through a copy.
-            unsafe { Table::release_at(table, event.ticket) };
+            unsafe { Table::release_event(table, event.ticket, number) };
         }
         Ok(())
     });
@@ -185,15 +188,22 @@ pub unsafe fn write_event(to: *mut blaze_event, size: usize, event: Event) {
         },
         text: std::ptr::null(),
         text_bytes: 0,
-        progress: event.stage.map_or(0.0, |stage| stage.fraction()),
+        progress: event.stage.map_or(event.progress, |stage| stage.fraction()),
         outputs_count: event.outputs_count,
         internal: std::ptr::null_mut(),
     };
     if let Some(stage) = event.stage {
         (out.text, out.text_bytes) = (stage.text().as_ptr(), stage.text().to_bytes().len());
     }
-    if let Some((table, ticket)) = event.payload.and_then(crate::engine::Payload::into_parts) {
-        if out.status != Status::Ok.code() || out.outputs_count == 0 {
+    if let Some((table, ticket, number)) = event.payload.and_then(crate::engine::Payload::into_parts) {
+        if number != 0 {
+            out.timing.reserved = number;
+            // SAFETY: the event holds the table.
+            let said =
+                unsafe { table.as_ref() }.with_given(ticket, number, |text| (text.as_ptr(), text.len()));
+            let (text, text_bytes) = said.unwrap_or((std::ptr::null(), 0));
+            (out.text, out.text_bytes) = (text.cast(), text_bytes);
+        } else if out.status != Status::Ok.code() || out.outputs_count == 0 {
             // SAFETY: the event holds the table.
             let text =
                 unsafe { table.as_ref() }.with_text(ticket, |text| (text.as_ptr(), text.to_bytes().len()));

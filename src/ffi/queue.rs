@@ -10,8 +10,9 @@ use crate::error::{Error, Result, Status};
 /// Makes a completion queue. An engine may have many.
 ///
 /// @param engine    The engine.
-/// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight,
-///                  two for a borrowing one that is not joined with others. Submit fails with QUEUE_FULL rather than overflow it.
+/// @param capacity  Events that may be promised or waiting at once, 1 to 16777216: one for each request in flight, and one
+///                  more for a borrowing one that is not joined with others, and for one of a stepwise model. Submit fails
+///                  with QUEUE_FULL rather than overflow it.
 /// @param out       Receives the queue; destroy it with blaze_queue_destroy.
 /// @param err       Receives the reason of a failure; may be NULL.
 ///

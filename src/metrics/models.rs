@@ -70,7 +70,7 @@ pub(super) fn write(text: &mut Exposition, models: &[ModelMetrics]) {
             text.sample(name, &[("model", &model.name), ("outcome", outcome)], count);
         }
     }
-    let numbers: [Number; 12] = [
+    let numbers: [Number; 14] = [
         ("batches_total", "counter", "Batches run, by model.", |m| m.totals.batches as f64),
         ("batch_rows_total", "counter", "Rows in the batches run, by model.", |m| m.totals.rows as f64),
         ("input_bytes_total", "counter", "Bytes of inputs computed, by model.", |m| {
@@ -78,6 +78,10 @@ pub(super) fn write(text: &mut Exposition, models: &[ModelMetrics]) {
         }),
         ("padding_bytes_total", "counter", "Those of them that were padding.", |m| {
             m.totals.padding_bytes as f64
+        }),
+        ("steps_total", "counter", "Those of the batches that were steps.", |m| m.totals.steps as f64),
+        ("tokens_total", "counter", "Pieces of text that requests have sent in steps.", |m| {
+            m.totals.tokens as f64
         }),
         ("evictions_total", "counter", "How often the model left memory for others.", |m| m.evictions as f64),
         ("reloads_total", "counter", "How often it came back.", |m| m.reloads as f64),
@@ -127,6 +131,8 @@ pub(super) fn json(models: &[ModelMetrics]) -> Vec<Value> {
             "rows": totals.rows,
             "input_bytes": totals.input_bytes,
             "padding_bytes": totals.padding_bytes,
+            "steps": totals.steps,
+            "tokens": totals.tokens,
             "batch_fill": model.fill(),
             "batch_rows": durations(&totals.batch_rows),
             "duration_ns": durations(&totals.total),

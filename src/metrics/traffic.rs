@@ -38,6 +38,9 @@ pub struct Stripe {
     pub input_bytes: Counter,
     /// Those of them that were padding.
     pub padding_bytes: Counter,
+    /// Of the batches those that were steps, and pieces of text that requests have said in them.
+    pub steps: Counter,
+    pub tokens: Counter,
     /// From submit to the terminal event, of requests that ended well. As all durations in nanoseconds.
     pub total: Histogram,
     /// From submit until a lane took the request, of requests that ended well.
@@ -159,6 +162,8 @@ impl Traffic {
             totals.rows += stripe.rows.get();
             totals.input_bytes += stripe.input_bytes.get();
             totals.padding_bytes += stripe.padding_bytes.get();
+            totals.steps += stripe.steps.get();
+            totals.tokens += stripe.tokens.get();
             stripe.total.add_to(&mut totals.total);
             stripe.queued.add_to(&mut totals.queued);
             stripe.held.add_to(&mut totals.held);
@@ -179,6 +184,8 @@ pub struct Totals {
     pub rows: u64,
     pub input_bytes: u64,
     pub padding_bytes: u64,
+    pub steps: u64,
+    pub tokens: u64,
     pub total: Counts,
     pub queued: Counts,
     pub held: Counts,
@@ -231,6 +238,8 @@ impl Totals {
         self.rows += other.rows;
         self.input_bytes += other.input_bytes;
         self.padding_bytes += other.padding_bytes;
+        self.steps += other.steps;
+        self.tokens += other.tokens;
         for (own, others) in self.each_counts_mut().into_iter().zip(other.each_counts()) {
             own.add(others);
         }
@@ -246,6 +255,8 @@ impl Totals {
         newer.rows = self.rows.saturating_sub(earlier.rows);
         newer.input_bytes = self.input_bytes.saturating_sub(earlier.input_bytes);
         newer.padding_bytes = self.padding_bytes.saturating_sub(earlier.padding_bytes);
+        newer.steps = self.steps.saturating_sub(earlier.steps);
+        newer.tokens = self.tokens.saturating_sub(earlier.tokens);
         for (own, before) in newer.each_counts_mut().into_iter().zip(earlier.each_counts()) {
             *own = own.since(before);
         }

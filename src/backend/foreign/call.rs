@@ -1,6 +1,7 @@
 //! What backends may ask while they work: the functions behind `blaze_host`.
 
 use super::space::{Taker, Usage};
+use super::stepwise::{Told, emit, finish};
 use super::{BLAZE_BACKEND_ABI, Context, blaze_host, blaze_status, size_of_struct};
 use crate::abi::backend::blaze_call;
 use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_memory};
@@ -15,9 +16,9 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-/// One load, preparation or run. C has a pointer to it.
+/// One load, preparation or run, or a stepwise request. C has a pointer to it.
 pub struct Call<'a> {
-    context: &'a Context,
+    pub context: &'a Context,
     interrupt: &'a Interrupt,
     /// The outputs that may be made.
     specs: &'a [TensorSpec],
@@ -28,11 +29,22 @@ pub struct Call<'a> {
     too_small: Option<Error>,
     /// The model that it is about, and what that has taken.
     taker: Option<Taker<'a>>,
+    /// Only of a stepwise request.
+    pub told: Option<Told>,
 }
 
 impl<'a> Call<'a> {
     pub fn new(context: &'a Context, interrupt: &'a Interrupt, specs: &'a [TensorSpec]) -> Self {
-        Call { context, interrupt, specs, places: &[], outputs: Vec::new(), too_small: None, taker: None }
+        Call {
+            context,
+            interrupt,
+            specs,
+            places: &[],
+            outputs: Vec::new(),
+            too_small: None,
+            taker: None,
+            told: None,
+        }
     }
 
     /// What is taken in it counts for this model.
@@ -69,8 +81,12 @@ impl<'a> Call<'a> {
 
     /// Every output, each of which the backend must have made.
     pub fn into_outputs(mut self) -> Result<Vec<Tensor>> {
+        self.take_outputs()
+    }
+
+    pub fn take_outputs(&mut self) -> Result<Vec<Tensor>> {
         self.outputs.resize_with(self.specs.len(), || None);
-        let made = self.outputs.into_iter().zip(self.specs).map(|(tensor, spec)| {
+        let made = std::mem::take(&mut self.outputs).into_iter().zip(self.specs).map(|(tensor, spec)| {
             tensor.ok_or_else(|| {
                 let text = format!("backend {:?} has not made output {:?}", self.context.name, spec.name);
                 Error::new(Status::BackendFailed, text)
@@ -87,6 +103,9 @@ impl<'a> Call<'a> {
         device: i32,
     ) -> Result<*mut c_void> {
         let at = index as usize;
+        if self.told.as_ref().is_some_and(Told::has_ended) {
+            return Err(Error::new(Status::InvalidState, "the request is finished"));
+        }
         let Some(spec) = self.specs.get(at) else {
             let text = format!("there is no output {index}: there are {}", self.specs.len());
             return Err(Error::new(Status::InvalidArgument, text));
@@ -150,8 +169,8 @@ pub fn host_table(context: *mut c_void) -> blaze_host {
         output: Some(output),
         take: Some(take),
         give: Some(give),
-        emit: None,
-        finish: None,
+        emit: Some(emit),
+        finish: Some(finish),
         log: Some(log),
     }
 }
@@ -159,7 +178,11 @@ pub fn host_table(context: *mut c_void) -> blaze_host {
 unsafe extern "C" fn is_cancelled(call: *const blaze_call) -> u32 {
     // SAFETY: a call that is under way, or NULL.
     let call = unsafe { call.cast::<Call<'_>>().as_ref() };
-    call.map_or(1, |call| u32::from(call.interrupt.is_raised()))
+    let is_wanted = |call: &Call<'_>| {
+        !call.interrupt.is_raised() && call.told.as_ref().is_none_or(|told| told.sink.is_wanted())
+    };
+    let wanted = catch(|| Ok(call.is_some_and(is_wanted)));
+    u32::from(!wanted.unwrap_or(false))
 }
 
 unsafe extern "C" fn output(

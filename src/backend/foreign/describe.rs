@@ -72,10 +72,11 @@ impl Description {
         &self.devices
     }
 
-    pub fn signature(&self) -> Result<Signature> {
+    /// Models that advance by steps may do with what they say meanwhile, without outputs.
+    pub fn signature(&self, is_stepwise: bool) -> Result<Signature> {
         let signature =
             Signature { inputs: specs("inputs", &self.inputs)?, outputs: specs("outputs", &self.outputs)? };
-        if signature.outputs.is_empty() {
+        if signature.outputs.is_empty() && !is_stepwise {
             return Err(wrong("outputs: there must be one"));
         }
         if let Some(index) = self.devices.iter().position(|&device| device < 0) {
@@ -135,7 +136,7 @@ mod tests {
             (description.provider.as_deref(), description.batch_memory),
             (Some("here"), BatchMemory::Host)
         );
-        let signature = description.signature().unwrap();
+        let signature = description.signature(false).unwrap();
         assert_eq!(signature.inputs[0].shape_text(), "[batch, 4]");
         assert!(signature.inputs[1].optional && signature.inputs[1].dims.is_empty());
         assert_eq!((signature.outputs[0].dtype, signature.outputs.len()), (DType::F16, 1));
@@ -172,7 +173,7 @@ mod tests {
             ("[1", "the model"),
         ];
         for (json, named) in cases {
-            let error = Description::parse(json).and_then(|said| said.signature()).unwrap_err();
+            let error = Description::parse(json).and_then(|said| said.signature(false)).unwrap_err();
             assert_eq!(error.status, Status::BackendFailed);
             assert!(error.message.contains(named), "{json}: {error}");
         }

@@ -8,6 +8,7 @@ mod describe;
 mod model;
 pub mod plugin;
 mod space;
+mod stepwise;
 
 use super::{Backend, Devices, Estimate, LoadRequest, Model, Source};
 use crate::abi::backend::{BLAZE_BACKEND_ABI, blaze_backend, blaze_backend_load, blaze_host};
@@ -56,6 +57,24 @@ struct Context {
     logger: Logger,
     pool: Arc<Pool>,
     places: Places,
+}
+
+impl Context {
+    /// What hosts are told of something that has failed.
+    fn failure(&self, what: &str, code: blaze_status, said: &str) -> Error {
+        let status = Status::from_code(code);
+        let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
+        let passed_on = status.filter(|status| is_for_hosts(*status));
+        if status == Some(Status::DeviceLost) {
+            self.places.renew();
+        }
+        let text = match said.is_empty() {
+            true => format!("backend {:?}: {what} failed: {name}", self.name),
+            false if passed_on.is_some() => format!("backend {:?}: {said}", self.name),
+            false => format!("backend {:?}: {said} ({name})", self.name),
+        };
+        Error::new(passed_on.unwrap_or(Status::BackendFailed), text)
+    }
 }
 
 // SAFETY: whoever registers a backend promises that any thread may call its functions, several at once.
@@ -131,19 +150,7 @@ impl Link {
         if code == 0 {
             return Ok(());
         }
-        let said = said(&mut error);
-        let status = Status::from_code(code);
-        let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
-        let passed_on = status.filter(|status| is_for_hosts(*status));
-        if status == Some(Status::DeviceLost) {
-            self.context.places.renew();
-        }
-        let text = match said.is_empty() {
-            true => format!("backend {:?}: {what} failed: {name}", self.name),
-            false if passed_on.is_some() => format!("backend {:?}: {said}", self.name),
-            false => format!("backend {:?}: {said} ({name})", self.name),
-        };
-        Err(Error::new(passed_on.unwrap_or(Status::BackendFailed), text))
+        Err(self.context.failure(what, code, &said(&mut error)))
     }
 
     /// Text by the two-call pattern.

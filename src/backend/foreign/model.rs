@@ -7,7 +7,7 @@ use super::space::Usage;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
 use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_tensor};
-use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport};
+use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport, Stepwise};
 use crate::error::{Error, Result, Status};
 use crate::memory::Pool;
 use crate::tensor::{Data, OutputPlace, Signature, Tensor, TensorSpec};
@@ -63,7 +63,7 @@ impl ForeignModel {
             describe(backend.user(), pointer, buffer, capacity, needed)
         })?;
         let description = Description::parse(&text)?;
-        let signature = Arc::new(description.signature()?);
+        let signature = Arc::new(description.signature(backend.is_stepwise())?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
         let reached_by = description.devices().first().copied().unwrap_or(0);
         let pinned = match description.batch_memory {
@@ -116,6 +116,26 @@ pub fn bare_tensor(spec: &TensorSpec) -> blaze_tensor {
     }
 }
 
+/// A request's own inputs, which must stay where they are.
+pub fn given_tensors(signature: &Signature, inputs: &[Option<Tensor>]) -> Vec<blaze_tensor> {
+    let given = signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
+        let mut bare = bare_tensor(spec);
+        if let Some(tensor) = tensor {
+            (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
+            if let Data::Device(memory) = &tensor.data {
+                let range = memory.range();
+                (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, range.device);
+                (bare.data, bare.size_bytes) = (ptr::without_provenance_mut(range.address), range.size);
+            } else {
+                let bytes = tensor.bytes();
+                (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+            }
+        }
+        bare
+    });
+    given.collect()
+}
+
 /// A run of all inputs and outputs.
 pub fn run_of(
     inputs: &[blaze_tensor],
@@ -145,7 +165,8 @@ impl Model for ForeignModel {
     }
 
     fn devices(&self) -> &[i32] {
-        self.description.devices()
+        // A stepwise model's outputs are made when nobody asks where they are to be.
+        if self.backend.is_stepwise() { &[] } else { self.description.devices() }
     }
 
     fn run_placed(
@@ -154,22 +175,7 @@ impl Model for ForeignModel {
         outputs: &[OutputPlace],
         interrupt: &Interrupt,
     ) -> Result<Vec<Tensor>> {
-        let given = self.signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
-            let mut bare = bare_tensor(spec);
-            if let Some(tensor) = tensor {
-                (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
-                if let Data::Device(memory) = &tensor.data {
-                    let range = memory.range();
-                    (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, range.device);
-                    (bare.data, bare.size_bytes) = (ptr::without_provenance_mut(range.address), range.size);
-                } else {
-                    let bytes = tensor.bytes();
-                    (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
-                }
-            }
-            bare
-        });
-        let given: Vec<blaze_tensor> = given.collect();
+        let given = given_tensors(&self.signature, inputs);
         // Their shapes are the backend's to say: it asks for the memory, also for what the host lends.
         let wanted = self.signature.outputs.iter().enumerate().map(|(index, spec)| {
             let mut bare = bare_tensor(spec);
@@ -195,6 +201,10 @@ impl Model for ForeignModel {
         layout: Arc<Layout>,
     ) -> Result<Option<Box<dyn Prepared>>> {
         Ok(Some(Box::new(ForeignBatch::new(self, memory, layout)?)))
+    }
+
+    fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
+        if self.backend.is_stepwise() { Some(self) } else { None }
     }
 
     fn computes_on_cpu(&self) -> bool {

@@ -20,13 +20,27 @@ impl Faults {
 
     /// Counts a run and fails it if a fault is due. Returns the nanoseconds it is to take longer.
     pub fn strike_run(&self, interrupt: &Interrupt) -> Result<u64> {
+        self.strike(|| _ = interrupt.sleep(u64::MAX))
+    }
+
+    /// As `strike_run`, for a step, of which nobody but those who want its results says whether it is wanted.
+    pub fn strike_step(&self, is_wanted: impl Fn() -> bool) -> Result<u64> {
+        self.strike(|| {
+            while is_wanted() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        })
+    }
+
+    /// `hang` returns when the run is not wanted any more.
+    fn strike(&self, hang: impl Fn()) -> Result<u64> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let mut extra_ns = 0u64;
         for fault in self.faults.iter().filter(|fault| is_due(fault, run) && is_on(fault, run)) {
             match fault.kind {
                 FaultKind::Slow => extra_ns = extra_ns.saturating_add(fault.latency_us.saturating_mul(1000)),
                 FaultKind::Hang => {
-                    interrupt.sleep(u64::MAX);
+                    hang();
                     return Err(Error::new(Status::Cancelled, "the hanging run was interrupted"));
                 }
                 kind => fail(kind, &format!("run {run}"))?,

@@ -1,9 +1,11 @@
 //! A backend for tests: computes `y = 2x + 1` or echoes, and fails when and how the configuration says.
 
 mod faults;
+mod steps;
 
 use super::{
-    Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, View,
+    Backend, Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Stepwise,
+    View,
 };
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
@@ -105,6 +107,10 @@ impl Model for MockModel {
     fn prepare(self: Arc<Self>, _: Arc<Memory>, layout: Arc<Layout>) -> Result<Option<Box<dyn Prepared>>> {
         let known = layout.outputs.is_some() && layout.inputs.first().is_some_and(|part| part.index == 0);
         Ok(known.then(|| Box::new(MockBatch(self)) as Box<dyn Prepared>))
+    }
+
+    fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
+        if self.takes_steps() { Some(self) } else { None }
     }
 
     /// It sleeps rather than computes.

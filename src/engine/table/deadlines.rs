@@ -24,8 +24,17 @@ impl Table {
         self.next_deadline_ns.load(Ordering::SeqCst)
     }
 
+    /// For a lane, who has a hold on its batch: resolves what is overdue, there and elsewhere, if anything is there.
+    #[inline]
+    pub fn expire_for(&self, batch: &Batch, now: u64) {
+        if now >= batch.first_deadline_ns.load(Ordering::SeqCst) {
+            self.expire_batch(batch.index, now);
+            self.expire(now);
+        }
+    }
+
     /// Resolves what is overdue in a batch, whatever is noted; for its lane, who has a hold on it.
-    pub fn expire_batch(&self, index: u32, now: u64) {
+    fn expire_batch(&self, index: u32, now: u64) {
         if self.slot(index).life().hold(None).is_some() {
             self.expire_in(&self.pinned(index), now);
         }

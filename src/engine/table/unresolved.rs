@@ -45,7 +45,8 @@ impl Table {
     /// Events that are ready and that the host has not taken, when so many requests are not resolved.
     pub fn events_waiting(&self, unresolved: u64) -> u64 {
         let promised: u64 = self.all_queues().iter().map(|queue| u64::from(queue.outstanding())).sum();
-        promised.saturating_sub(unresolved)
+        let idle = self.idle_places.load(Ordering::Relaxed);
+        promised.saturating_sub(unresolved).saturating_sub(if idle > i64::MAX as u64 { 0 } else { idle })
     }
 
     /// Requests that hold a place of the queue's capacity, and how many places there are.
