@@ -133,6 +133,12 @@ static blaze_status load(void *user, const blaze_backend_load *load, blaze_call 
     if (atomic_load(&own->is_lost)) come_back(own);
     struct model *model = calloc(1, sizeof *model);
     REQUIRE(model);
+    CHECK(!host->take(call, BLAZE_MEMORY_HOST, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, 77, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, 64, 9));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, -1, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_PINNED, INT32_MIN, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, SIZE_MAX, BLAZE_PURPOSE_BUFFERS));
     model->backend = own, model->factor = (float)option(load->options, "\"factor\":", 2);
     size_t bytes = (size_t)option(load->options, "\"weights\":", 4096);
     int first = (int)option(load->options, "\"device\":", 0), end = first + (int)option(load->options, "\"devices\":", 1);
@@ -1041,6 +1047,80 @@ static void outputs_keep_to_the_budget(void) {
     is_closed(&rig, &own);
 }
 
+/* Stepwise ---------------------------------------------------------------------------------------------------------- */
+
+struct sequence {
+    blaze_call *call;
+    void *scratch, *late;
+    float x[4];
+};
+
+static blaze_status begin(void *user, void *model, const blaze_backend_run *run, blaze_call *call, void **state,
+                          blaze_error *err) {
+    struct backend *own = user;
+    (void)model, (void)err;
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    REQUIRE(sequence);
+    sequence->call = call;
+    sequence->scratch = own->host->take(call, BLAZE_MEMORY_CUDA, 0, 4096, BLAZE_PURPOSE_BUFFERS);
+    CHECK(sequence->scratch);
+    memcpy(sequence->x, run->inputs[0].data, sizeof sequence->x);
+    *state = sequence;
+    return BLAZE_STATUS_OK;
+}
+
+static blaze_status step(void *user, void *model, void *const *states, uint32_t count, blaze_error *err) {
+    struct backend *own = user;
+    (void)model, (void)err;
+    for (uint32_t i = 0; i < count; i++) {
+        struct sequence *sequence = states[i];
+        if (!sequence->late) {
+            sequence->late = own->host->take(sequence->call, BLAZE_MEMORY_CUDA, 0, 8192, BLAZE_PURPOSE_BUFFERS);
+            CHECK(sequence->late);
+            continue;
+        }
+        void *y = NULL;
+        CHECK_STATUS(own->host->output(sequence->call, 0, (int64_t[]){1, 4}, 2, BLAZE_MEMORY_CUDA, 0, &y), INVALID_ARGUMENT);
+        CHECK_STATUS(own->host->output(sequence->call, 0, (int64_t[]){1, 4}, 2, BLAZE_MEMORY_HOST, 0, &y), OK);
+        for (int at = 0; at < 4; at++) ((float *)y)[at] = 2 * sequence->x[at] + 1;
+        own->host->finish(sequence->call, BLAZE_STATUS_OK, NULL);
+    }
+    return BLAZE_STATUS_OK;
+}
+
+static void end(void *user, void *model, void *state) {
+    struct backend *own = user;
+    struct sequence *sequence = state;
+    (void)model;
+    own->host->give(own->host, sequence->scratch);
+    if (sequence->late) own->host->give(own->host, sequence->late);
+    free(sequence);
+}
+
+/* Requests that advance by steps take memory as others do, and have their own tensors on the host. */
+static void stepwise_requests_take_memory_too(void) {
+    struct backend own;
+    make(&own);
+    own.functions.begin = begin, own.functions.step = step, own.functions.end = end;
+    own.functions.prepare = NULL, own.functions.release = NULL;
+    struct rig rig = rig_of(&own, "{\"memory\": {\"devices\": {\"far:0\": 1000000}}}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL ", \"batching\": {\"max_rows\": 4}"));
+    for (uint64_t i = 0; i < 20; i++) submit_simple(&rig, i);
+    for (int i = 0; i < 20; i++) {
+        blaze_event event = next_event(rig.queue);
+        CHECK_STATUS(event.status, OK);
+        CHECK_FLOATS(floats(&event, 0), 3, 5, 7, 9);
+        blaze_event_release(&event);
+    }
+    void *x = on_device(&own, 0, ones_to_four, 4);
+    struct far_call far;
+    REFUSED(far_call(&far, rig.model, x, 0, 1), INVALID_ARGUMENT, "model \"m:1\": inputs[0]");
+    off_device(&own, 0, x, 4);
+    unload_model(&rig, rig.model);
+    CHECK_INT(device_number(rig.engine, 0, "used_bytes"), 0);
+    is_closed(&rig, &own);
+}
+
 /* All at once ------------------------------------------------------------------------------------------------------- */
 
 struct crowd {
@@ -1132,6 +1212,7 @@ int main(int argc, char **argv) {
         TEST(who_is_given_up_gets_memory_back_later),
         TEST(routes_take_them_too),
         TEST(outputs_keep_to_the_budget),
+        TEST(stepwise_requests_take_memory_too),
         TEST(all_of_it_at_once),
     };
     return RUN_TESTS(tests, argc, argv);
