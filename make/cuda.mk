@@ -16,6 +16,13 @@ cuda-plugin: ## build the CUDA backend, libblaze_cuda.so; no CUDA is needed
 test-cuda: ## test the CUDA backend with a fake driver, in every way, and check the committed GPU code
 	@$(MAKE) --no-print-directory -j1 test-cuda-unit ptx-check test-cuda-plain test-cuda-sanitized test-cuda-valgrind
 
+# The lint of the Makefile is for Blaze's own crate.
+lint: lint-cuda
+.PHONY: lint-cuda
+lint-cuda:
+	$(CARGO) fmt --check --manifest-path plugins/cuda/Cargo.toml
+	$(CARGO) clippy --locked --all-targets --manifest-path plugins/cuda/Cargo.toml --target-dir target/cuda-plugin -- -D warnings
+
 .PHONY: test-cuda-unit
 test-cuda-unit:
 	$(CARGO) test --locked --manifest-path plugins/cuda/Cargo.toml --target-dir target/cuda-plugin
