@@ -47,6 +47,9 @@ $(FAKECUDA)/asan_cuda: tests/c/cuda.c tests/c/cuda.h tests/c/check.h tests/c/jso
 
 .PHONY: test-cuda-plain
 test-cuda-plain: cuda-plugin release onnxruntime $(FAKECUDA)/test_cuda
+	@test "$$(nm -D --defined-only $(CUDA_PLUGIN) | awk '{print $$3}' | sort | tr '\n' ' ')" = "blaze_plugin_abi blaze_plugin_open " \
+	    || { echo "the plugin exports something else than it should"; exit 1; }
+	@! ldd $(CUDA_PLUGIN) | grep -i -e cuda -e nvidia || { echo "the plugin cannot be loaded without CUDA"; exit 1; }
 	@echo "== cuda"; $(FAKECUDA)/test_cuda
 
 .PHONY: test-cuda-sanitized
