@@ -78,7 +78,7 @@ test-examples: examples ## run the C examples
 # The C tests: plain, with the sanitizers if the compiler has them, and under valgrind if it is installed.
 C_TESTS   = abi bad_input bad_tensors bad_config requests giving_up queues lifecycle models faults pump stress cycles dlopen \
             memory loading allocator repository padding routes limits route_stress health logs profile advice tuning \
-            process exhaustion hostile backends plugins stepwise
+            process exhaustion hostile backends plugins devices stepwise
 C_HELPERS = $(OUT)/libfake_old_onnxruntime.so $(OUT)/header_c99.o $(OUT)/header_c11.o \
             $(PLUGINS:%=$(OUT)/plugins/libblaze_%.so) target/release/libblaze_scale.so
 

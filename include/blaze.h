@@ -691,9 +691,9 @@ typedef struct blaze_tensor {
     const int64_t *shape;
     /// How many sizes `shape` has; 0: a scalar.
     uint32_t rank;
-    /// Where `data` is: BLAZE_MEMORY_HOST.
+    /// Where `data` is, such as BLAZE_MEMORY_HOST.
     blaze_memory memory;
-    /// The device's number, for device memory.
+    /// The device's number, for BLAZE_MEMORY_CUDA.
     int32_t device;
     /// Must be 0.
     uint32_t reserved;
@@ -784,10 +784,11 @@ typedef struct blaze_tensor {
 /// Ordinary memory of the process.
 #define BLAZE_MEMORY_HOST 0
 
-/// Page-locked host memory. Not supported by this version.
+/// Host memory that devices reach directly, such as what cuMemHostAlloc returns: taken as host memory is.
 #define BLAZE_MEMORY_PINNED 1
 
-/// Memory of a CUDA device. Not supported by this version.
+/// Memory of a CUDA device, for models that list it. Inputs in it take BLAZE_REQUEST_BORROW, and whatever writes them must
+/// be done before the request is submitted.
 #define BLAZE_MEMORY_CUDA 2
 
 /* Events ------------------------------------------------------------------------------------------------------- */
@@ -864,7 +865,8 @@ typedef struct blaze_event {
 #define BLAZE_EVENT_BUFFERS_RELEASED 4
 
 /// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
-/// in the caller's own buffer if the request gave one for this output.
+/// in the caller's own buffer if the request gave one for this output, and in a device's memory (`memory` says so) if the
+/// request asked for that.
 ///
 /// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
 /// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
@@ -892,6 +894,10 @@ void blaze_event_release(struct blaze_event *event);
 /// others are copied into their batch all the same, before the call returns.
 #define BLAZE_REQUEST_BORROW 1
 
+/// A flag of requests: outputs for which the request gives no memory are left in a device's memory, and are there until the
+/// event is released: on the device of the request's other tensors in such memory, or else on the first one of the model.
+#define BLAZE_REQUEST_DEVICE_OUTPUTS 2
+
 /// How urgent a request is. What waits long enough overtakes any priority.
 typedef int32_t blaze_priority;
 
@@ -900,7 +906,7 @@ typedef int32_t blaze_priority;
 typedef struct blaze_request {
     /// sizeof(blaze_request).
     uint32_t struct_size;
-    /// BLAZE_REQUEST_BORROW or 0.
+    /// BLAZE_REQUEST_BORROW, BLAZE_REQUEST_DEVICE_OUTPUTS, or 0.
     uint32_t flags;
     /// A model, or a route.
     blaze_model model;
@@ -919,7 +925,8 @@ typedef struct blaze_request {
     /// All with the same struct_size.
     const blaze_tensor *inputs;
     /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
-    /// are ignored, and the memory stays lent until the terminal event.
+    /// are ignored, and the memory stays lent until the terminal event; in a device's memory, until an event for the
+    /// ticket carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED.
     const blaze_tensor *outputs;
     /// How many `inputs` there are.
     uint32_t inputs_count;
@@ -949,7 +956,9 @@ typedef struct blaze_request {
 /// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
-/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
+/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set. Tensors in a
+///                 device's memory (BLAZE_MEMORY_CUDA) must be all on one device, which the model must list, or every
+///                 target of the route; such requests are run alone, and a route asks one target, once.
 /// @param queue    Where the events go: a queue of this engine.
 /// @param out      Receives the ticket, never before the request is accepted; may be NULL.
 /// @param err      Receives the reason of a failure; may be NULL.
@@ -1558,15 +1567,19 @@ typedef struct blaze_host {
                            blaze_memory memory,
                            int32_t device,
                            void **data);
-    /// Takes memory that comes from the backend's own `allocate`, counted against the budget of the device; models that have
-    /// nothing to do leave the device to make room. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them.
-    /// Returns NULL if there is none.
+    /// Takes memory of a device, or pinned memory (BLAZE_MEMORY_PINNED), which comes from the backend's own `allocate`, is
+    /// aligned to 64 and counts for the call's model: against the budget of the device, or of the host. If it does not fit,
+    /// models that have nothing to do leave the device, and a load may wait for that: `report`, `release` and `unload` of
+    /// other models, `allocate` and `free` are called before it returns, so that a backend must hold no lock which they
+    /// take. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them. Not in `describe`. Returns NULL if
+    /// there is none; the log says why.
     void *(*take)(struct blaze_call *call,
                   blaze_memory memory,
                   int32_t device,
                   size_t size_bytes,
                   uint32_t purpose);
-    /// Gives back what `take` has returned.
+    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
     /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
@@ -1706,14 +1719,18 @@ typedef struct blaze_backend {
     blaze_status (*step)(void *user, void *model, void *const *states, uint32_t count, blaze_error *err);
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);
-    /// Gives the engine's pools memory of a device, or pinned memory; NULL: there is none. Optional.
+    /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// `free`, even if the device is lost. Optional.
     void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
-    /// Takes it back; required with `allocate`.
+    /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
+    /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
     /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
     /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.
     blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
-    /// Frees the backend: its engine is destroyed. Optional.
+    /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
+    /// Optional.
     void (*close)(void *user);
 } blaze_backend;
 

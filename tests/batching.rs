@@ -6,7 +6,7 @@
 mod common;
 
 use blaze::clock::now_ns;
-use blaze::engine::{Engine, Event, ModelId, OutputBuffer, Queue, RequestDescription};
+use blaze::engine::{Engine, Event, ModelId, OutputBuffer, OutputData, Queue, RequestDescription};
 use blaze::error::{Error, Status};
 use blaze::tensor::{CallerBuffer, DType};
 use common::{
@@ -84,7 +84,7 @@ fn with_outputs<'a>(
     let buffer = |bytes: &'a mut Vec<u8>| {
         // SAFETY: the tests keep the buffers until the engine is gone.
         let buffer = unsafe { CallerBuffer::new(bytes.as_mut_ptr(), bytes.len()) };
-        OutputBuffer { name: None, dtype: DType::F32, buffer }
+        OutputBuffer { name: None, dtype: DType::F32, data: OutputData::Host(buffer) }
     };
     RequestDescription { outputs: buffers.iter_mut().map(buffer).collect(), ..request(model, inputs) }
 }

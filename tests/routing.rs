@@ -4,7 +4,7 @@
 mod common;
 
 use blaze::config::{RouteConfig, TargetConfig};
-use blaze::engine::{Engine, ModelId, OutputBuffer, RequestDescription};
+use blaze::engine::{Engine, ModelId, OutputBuffer, OutputData, RequestDescription};
 use blaze::error::Status;
 use blaze::tensor::{CallerBuffer, DType};
 use common::{A_MINUTE, Answer, Tensor, engine, f32s, load_json, must_end, next_event, request};
@@ -195,7 +195,11 @@ fn an_answer_from_elsewhere_goes_to_the_callers_buffer_or_says_why_not() {
             // SAFETY: the memory outlives the request.
             let buffer = unsafe { CallerBuffer::new(memory.as_mut_ptr().cast(), size) };
             let mut description = request(id, &inputs);
-            description.outputs.push(OutputBuffer { name: None, dtype: DType::F32, buffer });
+            description.outputs.push(OutputBuffer {
+                name: None,
+                dtype: DType::F32,
+                data: OutputData::Host(buffer),
+            });
             engine.submit(description, &queue).unwrap();
             let answer = next_event(&queue);
             if size == 16 {

@@ -45,9 +45,12 @@ pub struct blaze_host {
             data: *mut *mut c_void,
         ) -> blaze_status,
     >,
-    /// Takes memory that comes from the backend's own `allocate`, counted against the budget of the device; models that have
-    /// nothing to do leave the device to make room. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them.
-    /// Returns NULL if there is none.
+    /// Takes memory of a device, or pinned memory (BLAZE_MEMORY_PINNED), which comes from the backend's own `allocate`, is
+    /// aligned to 64 and counts for the call's model: against the budget of the device, or of the host. If it does not fit,
+    /// models that have nothing to do leave the device, and a load may wait for that: `report`, `release` and `unload` of
+    /// other models, `allocate` and `free` are called before it returns, so that a backend must hold no lock which they
+    /// take. Blocks of BLAZE_PURPOSE_BUFFERS may be kept ones, with anything in them. Not in `describe`. Returns NULL if
+    /// there is none; the log says why.
     pub take: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -57,7 +60,8 @@ pub struct blaze_host {
             purpose: u32,
         ) -> *mut c_void,
     >,
-    /// Gives back what `take` has returned.
+    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
     /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
@@ -245,7 +249,9 @@ pub struct blaze_backend {
     >,
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     pub end: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, state: *mut c_void)>,
-    /// Gives the engine's pools memory of a device, or pinned memory; NULL: there is none. Optional.
+    /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// `free`, even if the device is lost. Optional.
     pub allocate: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -254,7 +260,8 @@ pub struct blaze_backend {
             size_bytes: usize,
         ) -> *mut c_void,
     >,
-    /// Takes it back; required with `allocate`.
+    /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
+    /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     pub free: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -274,6 +281,7 @@ pub struct blaze_backend {
             needed: *mut usize,
         ) -> blaze_status,
     >,
-    /// Frees the backend: its engine is destroyed. Optional.
+    /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
+    /// Optional.
     pub close: Option<unsafe extern "C" fn(user: *mut c_void)>,
 }

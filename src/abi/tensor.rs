@@ -63,9 +63,10 @@ pub type blaze_memory = u32;
 
 /// Ordinary memory of the process.
 pub const BLAZE_MEMORY_HOST: blaze_memory = 0;
-/// Page-locked host memory. Not supported by this version.
+/// Host memory that devices reach directly, such as what cuMemHostAlloc returns: taken as host memory is.
 pub const BLAZE_MEMORY_PINNED: blaze_memory = 1;
-/// Memory of a CUDA device. Not supported by this version.
+/// Memory of a CUDA device, for models that list it. Inputs in it take BLAZE_REQUEST_BORROW, and whatever writes them must
+/// be done before the request is submitted.
 pub const BLAZE_MEMORY_CUDA: blaze_memory = 2;
 
 /// The most axes a tensor may have.
@@ -95,9 +96,9 @@ pub struct blaze_tensor {
     pub shape: *const i64,
     /// How many sizes `shape` has; 0: a scalar.
     pub rank: u32,
-    /// Where `data` is: BLAZE_MEMORY_HOST.
+    /// Where `data` is, such as BLAZE_MEMORY_HOST.
     pub memory: blaze_memory,
-    /// The device's number, for device memory.
+    /// The device's number, for BLAZE_MEMORY_CUDA.
     pub device: i32,
     /// Must be 0.
     pub reserved: u32,

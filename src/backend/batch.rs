@@ -3,7 +3,7 @@
 
 use super::{Interrupt, Model, Stopper};
 use crate::error::Result;
-use crate::memory::{Pool, block_size};
+use crate::memory::{Place, Pool, block_size};
 use crate::tensor::{Buffer, DType, Data, Region, Shape, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub struct Memory {
     pub inputs: Vec<Region>,
     /// Empty, if the layout does not know the outputs.
     pub outputs: Vec<Region>,
+    /// Where all of it is.
+    pub place: Place,
 }
 
 impl Memory {
@@ -74,6 +76,7 @@ impl Memory {
         Ok(Arc::new(Memory {
             inputs: regions(&layout.inputs)?,
             outputs: regions(layout.outputs.as_deref().unwrap_or_default())?,
+            place: pool.place(),
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! What runs models: the traits that every backend implements, and an engine's list of backends.
 
 mod batch;
+mod devices;
 mod foreign;
 mod interrupt;
 pub mod mock;
@@ -9,6 +10,7 @@ mod room;
 mod stepwise;
 
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
+pub use devices::{Device, Devices, MakesRoom, Need, free_bytes};
 pub use foreign::{Foreign, plugin};
 pub use interrupt::{Interrupt, Stopper};
 pub use onnx::Sessions;
@@ -19,7 +21,8 @@ use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
-use crate::tensor::{Signature, Tensor};
+use crate::sync::AtomicBool;
+use crate::tensor::{OutputPlace, Signature, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -37,6 +40,8 @@ pub struct LoadRequest<'a> {
     pub sessions: &'a Sessions,
     /// What is reserved for the model.
     pub room: Room,
+    /// Set if a device had no room for the model, so that room on the host is no help.
+    pub device_is_full: AtomicBool,
 }
 
 /// What loading a model will take, as well as can be told before.
@@ -66,6 +71,22 @@ pub trait Model: Send + Sync {
     /// Runs the model once. `inputs` are in the signature's order; `None` is an optional input that was not
     /// given. Returns every output. May be told through `interrupt` that the result is not wanted.
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>>;
+
+    /// Numbers of the devices in whose memory inputs and outputs may be.
+    fn devices(&self) -> &[i32] {
+        &[]
+    }
+
+    /// As `run`, with inputs that may be on one of its devices, and each output where it is wanted.
+    fn run_placed(
+        &self,
+        inputs: &[Option<Tensor>],
+        outputs: &[OutputPlace],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tensor>> {
+        let _ = (inputs, outputs, interrupt);
+        Err(Error::new(Status::Unsupported, "the model takes no tensors in a device's memory"))
+    }
 
     /// As `run`; the backend writes its own profile to files that begin with `prefix`, if it has any.
     fn run_profiled(
@@ -117,6 +138,16 @@ pub trait Model: Send + Sync {
     /// Those of them that the backend has not taken from the ledger by itself.
     fn uncounted_bytes(&self) -> u64 {
         self.memory_bytes()
+    }
+
+    /// Bytes that it has taken of devices' memory, by the devices' names.
+    fn device_bytes(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
+    /// Where the memory of its batches comes from; `None`: from the engine's own pool.
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        None
     }
 
     /// How many models have those bytes in common, this one among them.

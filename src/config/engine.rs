@@ -9,6 +9,7 @@ use crate::features::{PROFILER, REPOSITORY, ROUTER, TUNING};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// `blaze_engine_create`'s JSON. Every key has a default; `{}` and NULL mean the same.
@@ -162,11 +163,15 @@ pub struct MemoryConfig {
     /// Whether to have the C library give large blocks back to the system when they are freed, in the whole process;
     /// null: if there is a budget. Only glibc needs to be told.
     pub tune_heap: Option<bool>,
+    /// Bytes that may be taken of each device's memory, by "<backend>:<device>", such as "cuda:0". Null, or left out: nine
+    /// tenths of what is free when it is first used, if its backend says how much that is.
+    pub devices: BTreeMap<String, Option<u64>>,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        MemoryConfig { budget_bytes: None, pool_bytes: 64 << 20, idle_ms: 1000, tune_heap: None }
+        let devices = BTreeMap::new();
+        MemoryConfig { budget_bytes: None, pool_bytes: 64 << 20, idle_ms: 1000, tune_heap: None, devices }
     }
 }
 
@@ -232,6 +237,13 @@ impl EngineConfig {
             "must be from 1 to 256",
         )?;
         require(config.memory.idle_ms >= 1, "memory.idle_ms", "must be at least 1")?;
+        for name in config.memory.devices.keys() {
+            require(
+                is_device(name),
+                &format!("memory.devices.{name}"),
+                "must be a backend's name, a colon and a device's number, such as \"cuda:0\"",
+            )?;
+        }
         config.log.check("log.")?;
         require(
             config.metrics.histograms || config.tuning.mode == TuningMode::Off,
@@ -260,6 +272,17 @@ impl EngineConfig {
         }
         Ok(config)
     }
+}
+
+/// Whether it is the name of a device, of whatever backend.
+fn is_device(name: &str) -> bool {
+    name.rsplit_once(':').is_some_and(|(backend, number)| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let digits = number
+            .parse::<u32>()
+            .is_ok_and(|parsed| parsed <= i32::MAX as u32 && parsed.to_string() == number);
+        !backend.is_empty() && backend.bytes().all(plain) && digits
+    })
 }
 
 impl RepositoryConfig {
@@ -337,6 +360,16 @@ mod tests {
         assert!(message(r#"{"profile": {"level": "x"}}"#).starts_with("profile.level: "));
         let blind = r#"{"metrics": {"histograms": false}, "tuning": {"mode": "observe"}}"#;
         assert!(message(blind).starts_with("metrics.histograms: "), "{}", message(blind));
+        for name in ["cuda", "cuda:", ":0", "cuda:x", "cuda:-1", "cuda:01", "cuda:4294967296", "a b:0"] {
+            let json = format!(r#"{{"memory": {{"devices": {{"{name}": 1}}}}}}"#);
+            assert!(
+                message(&json).starts_with(&format!("memory.devices.{name}: must be")),
+                "{}",
+                message(&json)
+            );
+        }
+        assert!(message(r#"{"memory": {"devices": {"cuda:0": -1}}}"#).starts_with("memory.devices.cuda:0: "));
+        EngineConfig::from_json(r#"{"memory": {"devices": {"cuda:0": 1, "my-own.one:12": null}}}"#).unwrap();
         assert!(message("{} x").contains("trailing"));
         assert!(message("").contains("EOF"));
         assert!(message("[]").contains("expected an object"));

@@ -8,8 +8,8 @@ use super::model::Model;
 use crate::error::{Error, Result, Status};
 use crate::memory::{Kind, Ledger, Pool, Reservation};
 use crate::tensor::{
-    BorrowedBytes, Buffer, CallerBuffer, DType, Data, Shape, StringTensor, Tensor, TensorSpec, element_count,
-    size_bytes,
+    BorrowedBytes, Buffer, CallerBuffer, DType, Data, DeviceBytes, DeviceRange, OutputPlace, Shape,
+    StringTensor, Tensor, TensorSpec, element_count, size_bytes,
 };
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub struct RequestDescription<'a> {
     pub route_key: u64,
     pub inputs: SmallVec<[InputTensor<'a>; 2]>,
     pub outputs: SmallVec<[OutputBuffer<'a>; 1]>,
+    /// Outputs without memory of the host's are to be in a device's.
+    pub device_outputs: bool,
 }
 
 /// One input.
@@ -49,6 +51,8 @@ pub enum InputData<'a> {
     /// Read where they are, until the event that releases them.
     Borrow(BorrowedBytes),
     Strings(Vec<&'a [u8]>),
+    /// In a device's memory, where they are read until the event that releases them.
+    Device(DeviceRange),
 }
 
 /// Memory of the host's for one output.
@@ -56,7 +60,68 @@ pub struct OutputBuffer<'a> {
     /// `None`: by position.
     pub name: Option<&'a str>,
     pub dtype: DType,
-    pub buffer: CallerBuffer,
+    pub data: OutputData,
+}
+
+/// Where the host's memory for an output is.
+#[derive(Clone)]
+pub enum OutputData {
+    Host(CallerBuffer),
+    Device(DeviceRange),
+}
+
+impl RequestDescription<'_> {
+    /// Whether it has to do with a device's memory.
+    pub fn is_on_device(&self) -> bool {
+        self.device_outputs
+            || self.inputs.iter().any(|input| matches!(input.data, InputData::Device(_)))
+            || self.outputs.iter().any(|output| matches!(output.data, OutputData::Device(_)))
+    }
+
+    /// The devices that its tensors are on, each with what is there.
+    fn on_devices(&self) -> impl Iterator<Item = (&'static str, usize, i32)> + '_ {
+        let inputs = self.inputs.iter().enumerate().filter_map(|(index, input)| match input.data {
+            InputData::Device(range) => Some(("inputs", index, range.device)),
+            _ => None,
+        });
+        let outputs = self.outputs.iter().enumerate().filter_map(|(index, output)| match output.data {
+            OutputData::Device(range) => Some(("outputs", index, range.device)),
+            OutputData::Host(_) => None,
+        });
+        inputs.chain(outputs)
+    }
+
+    /// The device that it has to do with, if any, and that the model must reach.
+    pub fn device(&self, model: &Model) -> Result<Option<i32>> {
+        if !self.is_on_device() {
+            return Ok(None);
+        }
+        let refuse = |text: String| {
+            let text = format!("model {:?}: {text}", model.full_name);
+            Err(Error::new(Status::InvalidArgument, text))
+        };
+        let Some(&usual) = model.devices.first() else {
+            let what = self
+                .on_devices()
+                .next()
+                .map_or("outputs".to_owned(), |(kind, index, _)| format!("{kind}[{index}]"));
+            return refuse(format!("{what}: it takes no tensors in a device's memory"));
+        };
+        let mut device = None;
+        for (kind, index, number) in self.on_devices() {
+            if !model.devices.contains(&number) {
+                let known: Vec<String> = model.devices.iter().map(i32::to_string).collect();
+                let known = known.join(", ");
+                return refuse(format!(
+                    "{kind}[{index}].device: {number} is none of the model's, which are {known}"
+                ));
+            }
+            if *device.get_or_insert(number) != number {
+                return refuse(format!("{kind}[{index}].device: {number}, and other tensors are elsewhere"));
+            }
+        }
+        Ok(Some(device.unwrap_or(usual)))
+    }
 }
 
 /// A request that was found good.
@@ -70,6 +135,8 @@ pub struct Admitted<'a> {
     pub is_usual: bool,
     /// For each of its output buffers the place in the signature.
     pub output_places: Places,
+    /// The device that it has to do with.
+    pub device: Option<i32>,
 }
 
 /// Places in a signature.
@@ -84,6 +151,7 @@ pub fn admit<'a>(
 ) -> Result<()> {
     if let Some(line) = model.queue.lines.usual()
         && description.outputs.is_empty()
+        && !description.device_outputs
         && let Some(rows) = usual_rows(description, line)
     {
         admitted.given.extend(description.inputs.iter().map(Some));
@@ -135,6 +203,7 @@ fn admit_any<'a>(
     for (input, &place) in description.inputs.iter().zip(&places) {
         admitted.given[place] = Some(input);
     }
+    admitted.device = description.device(model)?;
     admitted.rows = check_inputs(&admitted.given, model)?;
     if !description.outputs.is_empty() {
         admitted.output_places = places_of_outputs(&description.outputs, model)?;
@@ -155,12 +224,27 @@ pub fn extras(
     if !admitted.output_places.is_empty() {
         extras.outputs.resize_with(model.signature().outputs.len(), || None);
         for (output, &place) in description.outputs.iter().zip(&admitted.output_places) {
-            extras.outputs[place] = Some(output.buffer.clone());
+            if let OutputData::Host(buffer) = &output.data {
+                extras.outputs[place] = Some(buffer.clone());
+            }
         }
     }
+    let places = admitted.device.map(|device| {
+        let otherwise =
+            if description.device_outputs { OutputPlace::Device(device) } else { OutputPlace::Host };
+        let mut places = vec![otherwise; model.signature().outputs.len()].into_boxed_slice();
+        for (output, &place) in description.outputs.iter().zip(&admitted.output_places) {
+            places[place] = match output.data {
+                OutputData::Host(_) => OutputPlace::Host,
+                OutputData::Device(range) => OutputPlace::Buffer(range),
+            };
+        }
+        places
+    });
     if bare {
         let (inputs, reservation) = take(&admitted.given, &model.signature().inputs, pool, ledger)?;
-        extras.rare = Some(Box::new(Rare { inputs: Some(Arc::new(inputs)), reservation, ..Rare::default() }));
+        extras.rare =
+            Some(Box::new(Rare { inputs: Some(Arc::new(inputs)), places, reservation, ..Rare::default() }));
     }
     Ok((bare || !extras.outputs.is_empty()).then_some(extras))
 }
@@ -270,14 +354,18 @@ fn check_input(input: &InputTensor<'_>, spec: &TensorSpec) -> Result<()> {
                 return size_error(bytes.len(), want, "bytes");
             }
         }
-        InputData::Borrow(borrowed) => {
+        InputData::Borrow(_) | InputData::Device(_) => {
             let want = size_bytes(input.dtype, input.shape)?;
-            let bytes = borrowed.bytes();
-            if bytes.len() != want {
-                return size_error(bytes.len(), want, "bytes");
+            let (address, size) = match &input.data {
+                InputData::Device(range) => (range.address, range.size),
+                InputData::Borrow(borrowed) => (borrowed.bytes().as_ptr().addr(), borrowed.bytes().len()),
+                InputData::Copy(_) | InputData::Strings(_) => (0, 0),
+            };
+            if size != want {
+                return size_error(size, want, "bytes");
             }
             let alignment = input.dtype.alignment();
-            if !bytes.is_empty() && !bytes.as_ptr().addr().is_multiple_of(alignment) {
+            if size > 0 && !address.is_multiple_of(alignment) {
                 return Err(Error::new(
                     Status::InvalidArgument,
                     format!(
@@ -302,7 +390,7 @@ fn take(
         .iter()
         .flatten()
         .map(|input| match &input.data {
-            InputData::Copy(_) | InputData::Borrow(_) => 0,
+            InputData::Copy(_) | InputData::Borrow(_) | InputData::Device(_) => 0,
             InputData::Strings(strings) => strings.iter().map(|text| text.len()).sum(),
         })
         .sum();
@@ -316,6 +404,7 @@ fn take(
         let data = match &input.data {
             InputData::Copy(bytes) => Data::Owned(Buffer::copy_of(pool, bytes)?),
             InputData::Borrow(bytes) => Data::Borrowed(bytes.clone()),
+            InputData::Device(range) => Data::Device(DeviceBytes::lent(*range)),
             InputData::Strings(strings) => Data::Strings(StringTensor::copy_of(strings.iter().copied())?),
         };
         inputs.push(Some(Tensor { dtype: spec.dtype, shape: Shape::from_slice(input.shape), data }));

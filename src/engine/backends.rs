@@ -36,7 +36,7 @@ impl Engine {
             return Err(Error::shut_down());
         }
         // SAFETY: promised by the caller.
-        let backend = unsafe { Foreign::new(backend, core.logger.clone(), &core.pool) }?;
+        let backend = unsafe { Foreign::new(backend, core.logger.clone(), &core.pool, &core.devices) }?;
         core.backends.add(backend)
     }
 }
@@ -71,7 +71,7 @@ impl Core {
 
     fn open_plugin(&self, file: &std::path::Path, config: &PluginConfig) -> Result<String> {
         let json = serde_json::Value::Object(config.config.clone()).to_string();
-        let backend = plugin::open(file, &json, self.logger.clone(), &self.pool)?;
+        let backend = plugin::open(file, &json, self.logger.clone(), &self.pool, &self.devices)?;
         let name = backend.name().to_owned();
         self.backends.add(backend)?;
         Ok(name)

@@ -21,7 +21,7 @@ use crate::error::{Error, Result, Status};
 use crate::memory::Reservation;
 use crate::scheduler::roster::{MAX_MEMBERS, Marks};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::tensor::{CallerBuffer, Shape, Tensor};
+use crate::tensor::{CallerBuffer, OutputPlace, Shape, Tensor};
 use smallvec::SmallVec;
 use std::cell::UnsafeCell;
 use std::ffi::CString;
@@ -80,6 +80,8 @@ pub struct Flags {
     pub child: bool,
     /// Its model is a stepwise one: see `stream`.
     pub streams: bool,
+    /// It has tensors in a device's memory, or wants some: it is run as it is, and once.
+    pub on_device: bool,
 }
 
 #[repr(align(64))]
@@ -129,6 +131,8 @@ pub struct Extras {
 pub struct Rare {
     /// Instead of rows.
     pub inputs: Option<Arc<Inputs>>,
+    /// Where its outputs are to be, if not all of them in host memory.
+    pub places: Option<Box<[OutputPlace]>>,
     /// The copied strings' share of the memory budget.
     pub reservation: Option<Reservation>,
     /// The model that the job was about.

@@ -91,6 +91,8 @@ pub struct OutputRef {
     pub dtype: DType,
     pub shape: *const i64,
     pub rank: usize,
+    /// The device in whose memory the data is; `None`: the host.
+    pub device: Option<i32>,
     /// Elements, or an array of string slices for strings.
     pub data: *const u8,
     pub size_bytes: usize,

@@ -1,7 +1,7 @@
 //! Execution of one batch by the lane that has taken it: leave out what nobody wants, run, resolve, publish.
 #![allow(unsafe_code)]
 
-use super::batch::{Batch, Inputs, Lent, Phase};
+use super::batch::{Batch, Lent, Phase};
 use super::completion::{CompletionQueue, Link};
 use super::lifecycle::Core;
 use super::line::Kind;
@@ -14,7 +14,7 @@ use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::panics::catch;
 use crate::sync::{Ordering, lock, spin_loop};
-use crate::tensor::{Data, Tensor, size_bytes};
+use crate::tensor::Tensor;
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
@@ -115,6 +115,8 @@ impl<'a> Lane<'a> {
                 return self.run_one_by_one(error, started_ns, ended_ns);
             }
             Err(_) if given_up => (),
+            // The host's memory on a device is too small for an output.
+            Err(error) if error.status == Status::BufferTooSmall => (),
             Err(error) => self.record_outcome(Some(error)),
         }
         self.finish(result, started_ns, ended_ns);
@@ -204,12 +206,7 @@ impl<'a> Lane<'a> {
                 let tensors = self.run_rows(layout, memory, 0, rows)?;
                 tensors.map(|tensors| self.check(tensors, layout.joined.then_some(rows))).transpose()
             }
-            _ => {
-                let inputs = self.bare_inputs();
-                let interrupt = &self.batch.interrupt;
-                let tensors = catch(|| self.probe.run(&*self.model.backend()?, &inputs, interrupt))?;
-                self.check(tensors, None).map(Some)
-            }
+            _ => self.run_bare().map(Some),
         }
     }
 
@@ -247,51 +244,6 @@ impl<'a> Lane<'a> {
             self.probe.prepare(prepared);
             prepared.run(&mut view, &self.batch.interrupt)
         })
-    }
-
-    /// The inputs of a request that has tensors of its own.
-    pub fn bare_inputs(&self) -> Arc<Inputs> {
-        // SAFETY: written, and held by the lane.
-        if unsafe { self.batch.request(0) }.flags.routed {
-            // Another attempt may need them.
-            // SAFETY: inputs of routed requests are not changed.
-            let rare = unsafe { self.batch.extras(0) }.rare.as_ref();
-            return rare.and_then(|rare| rare.inputs.clone()).unwrap_or_default();
-        }
-        // SAFETY: this is the lane, and nobody else reads the inputs.
-        let extras = unsafe { self.batch.extras_mut(0) };
-        extras.rare.as_mut().and_then(|rare| rare.inputs.take()).unwrap_or_default()
-    }
-
-    /// A backend that breaks its word must not make the engine hand out memory that is not there.
-    pub fn check(&self, tensors: Vec<Tensor>, joined_rows: Option<usize>) -> Result<Vec<Tensor>> {
-        let specs = &self.model.signature().outputs;
-        if tensors.len() != specs.len() {
-            let text = format!("the backend returned {} outputs of {}", tensors.len(), specs.len());
-            return Err(Error::new(Status::Internal, text));
-        }
-        for (tensor, spec) in tensors.iter().zip(specs) {
-            let splits = joined_rows.is_none_or(|rows| {
-                tensor.shape.first() == Some(&(rows as i64)) && tensor.shape.len() == spec.dims.len()
-            });
-            let complete = match &tensor.data {
-                Data::Strings(_) => joined_rows.is_none(),
-                _ => size_bytes(tensor.dtype, &tensor.shape)? == tensor.bytes().len(),
-            };
-            if !splits || !complete || tensor.dtype != spec.dtype {
-                return Err(Error::new(
-                    Status::BackendFailed,
-                    format!(
-                        "output {:?} came back as {} {:?} with {} bytes, which does not fit the batch",
-                        spec.name,
-                        tensor.dtype.name(),
-                        tensor.shape,
-                        tensor.bytes().len()
-                    ),
-                ));
-            }
-        }
-        Ok(tensors)
     }
 
     /// After a joined run has failed, for which one request may be to blame: runs each alone, and publishes it at once,

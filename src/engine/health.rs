@@ -308,6 +308,7 @@ impl Model {
             "rebuilt": self.mending.rebuilt.load(Ordering::Relaxed),
             "recovered": self.mending.recovered.load(Ordering::Relaxed),
             "memory": self.residence.report(),
+            "device_bytes": self.residence.device_bytes(),
             "buffer_bytes": self.traffic.buffer_bytes.load(Ordering::Relaxed),
             "provider": provider.used,
             "providers_rejected": provider.rejected,

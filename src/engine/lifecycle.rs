@@ -3,6 +3,7 @@
 use super::backends::Plugged;
 use super::completion::CompletionQueue;
 use super::crew::Crew;
+use super::device_room::DeviceEvictor;
 use super::event::Event;
 use super::execute::c_text;
 use super::health::HealthCache;
@@ -22,7 +23,7 @@ use super::unload::Leaving;
 use super::versions::Versions;
 use super::warden::Warden;
 use super::{ModelId, Ticket};
-use crate::backend::{self, Interrupt};
+use crate::backend::{self, Devices, Interrupt};
 use crate::clock::now_ns;
 use crate::config::{EngineConfig, ModelConfig};
 use crate::error::{Error, Result, Status};
@@ -36,7 +37,7 @@ use crate::router::Tenants;
 use crate::scheduler::gate::Gate;
 use crate::scheduler::jobs::{Jobs, spawn};
 use crate::scheduler::spin::{Spinning, measure_wake_up_ns};
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use std::ffi::CString;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -49,6 +50,8 @@ pub struct Core {
     pub ledger: Arc<Ledger>,
     /// Where tensors and batches have their memory.
     pub pool: Arc<Pool>,
+    /// What backends have of their devices' memory.
+    pub devices: Arc<Devices>,
     pub table: Arc<Table>,
     pub models: Models,
     pub routes: Routes,
@@ -73,6 +76,8 @@ pub struct Core {
     pub loads: Gate,
     /// What loads that are under way take, if it can be evicted afterwards.
     pub loading_bytes: Arc<AtomicU64>,
+    /// How many of them there are, and models that are about to go.
+    pub underway_count: Arc<AtomicU32>,
     /// Somebody makes room.
     pub relieving: AtomicBool,
     pub history: History,
@@ -141,6 +146,7 @@ impl Engine {
             logger,
             pool,
             ledger,
+            devices: Devices::new(config.memory.devices.clone(), config.memory.pool_bytes),
             table: Table::new(config.queue.capacity, Arc::clone(&metrics), tenants),
             metrics,
             models: Models::new(),
@@ -159,6 +165,7 @@ impl Engine {
             plugged: Mutex::default(),
             loads: Gate::new(Some(config.loading.concurrency as usize)),
             loading_bytes: Arc::default(),
+            underway_count: Arc::default(),
             relieving: AtomicBool::new(false),
             history: History::default(),
             tuning: Tuning::default(),
@@ -184,6 +191,7 @@ impl Engine {
         core.tune_heap();
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
+        core.devices.set_maker(Box::new(DeviceEvictor(Arc::downgrade(&core))));
         let engine = Engine { core };
         if PROFILER.built
             && let Some(profile) = &engine.core.config.profile
@@ -288,6 +296,7 @@ impl Engine {
     pub fn trim(&self) {
         self.core.models.each(|model| model.queue.give_all_back());
         self.core.pool.trim(0);
+        self.core.devices.trim();
         self.core.give_back_heap();
     }
 
@@ -400,7 +409,8 @@ impl Core {
 
     /// What to do when there is nothing to do.
     pub fn rest(&self) -> Rest<'_> {
-        Rest { pool: &self.pool, after_ns: u64::from(self.config.memory.idle_ms) * 1_000_000 }
+        let after_ns = u64::from(self.config.memory.idle_ms) * 1_000_000;
+        Rest { pool: &self.pool, devices: &self.devices, after_ns }
     }
 
     /// Waits a moment, in the background; whether that is pointless, because nobody else works meanwhile or the engine

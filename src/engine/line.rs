@@ -14,7 +14,7 @@ use crate::stack::FreeList;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use crate::tensor::{DType, Dim, Shape, Signature, size_bytes};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What tells lines of a model apart: how requests are run, and the sizes of all axes that are not joined.
 pub type Key = SmallVec<[i64; 16]>;
@@ -53,6 +53,8 @@ pub struct Line {
     retired: AtomicBool,
     /// Its model is not in memory: nothing that is made for the model is kept.
     away: AtomicBool,
+    /// Where its batches have their memory, if not in the engine's pool.
+    pool: OnceLock<Arc<Pool>>,
 }
 
 /// What a lane sees of a batch that members may still join.
@@ -107,7 +109,13 @@ impl Line {
             free: FreeList::default(),
             retired: AtomicBool::new(false),
             away: AtomicBool::new(false),
+            pool: OnceLock::new(),
         })
+    }
+
+    /// Has batches made in this pool, rather than in the engine's. Before there are any.
+    pub fn use_pool(&self, pool: &Arc<Pool>) {
+        let _ = self.pool.set(Arc::clone(pool));
     }
 
     pub fn kind(&self) -> Kind {
@@ -248,7 +256,7 @@ impl Line {
     fn make(self: &Arc<Self>, table: &Arc<Table>, pool: &Arc<Pool>, max_rows: usize) -> Result<u32> {
         let layout = self.layout_of(max_rows);
         let memory = match &layout {
-            Some(layout) => Some(Memory::new(layout, pool)?),
+            Some(layout) => Some(Memory::new(layout, self.pool.get().unwrap_or(pool))?),
             None => None,
         };
         let index = table.allocate()?;

@@ -4,6 +4,7 @@ use super::admission::{InputData, InputTensor};
 use super::line::{self, Key, Kind, Line};
 use crate::config::AxisConfig;
 use crate::error::{Error, Result, Status};
+use crate::memory::Pool;
 use crate::metrics::Traffic;
 use crate::router::Limits;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
@@ -37,6 +38,8 @@ pub struct Lines {
     lines: Box<[OnceLock<Arc<Line>>; MOST]>,
     count: AtomicUsize,
     making: Mutex<()>,
+    /// For batches, if not the engine's.
+    pool: Option<Arc<Pool>>,
 }
 
 struct Axis {
@@ -101,6 +104,7 @@ impl Lines {
             lines: Box::new([const { OnceLock::new() }; MOST]),
             count: AtomicUsize::new(0),
             making: Mutex::new(()),
+            pool: None,
             signature: Arc::clone(signature),
         }
     }
@@ -110,6 +114,11 @@ impl Lines {
     pub fn bare(mut self) -> Self {
         self.bare = true;
         self
+    }
+
+    /// Batches are made in this pool, rather than in the engine's.
+    pub fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
+        Lines { pool, ..self }
     }
 
     pub fn max_rows(&self) -> usize {
@@ -190,12 +199,12 @@ impl Lines {
         Ok(self.find_or_make(kind, key(kind, shapes.iter().map(Option::as_deref)), shapes)?.0)
     }
 
-    /// The line of a request with these inputs, which were checked.
-    pub fn find(&self, given: &Given<'_>, rows: usize) -> Result<Found> {
+    /// The line of a request with these inputs, which were checked. `on_device`: it has to do with a device's memory.
+    pub fn find(&self, given: &Given<'_>, rows: usize, on_device: bool) -> Result<Found> {
         let plain = |input: &Option<&InputTensor<'_>>| {
             input.is_none_or(|input| matches!(input.data, InputData::Copy(_) | InputData::Borrow(_)))
         };
-        self.find_unusual(given, rows, given.iter().all(plain))
+        self.find_unusual(given, rows, !on_device && given.iter().all(plain))
     }
 
     fn find_unusual(&self, given: &Given<'_>, rows: usize, plain: bool) -> Result<Found> {
@@ -287,6 +296,9 @@ impl Lines {
         let line =
             Line::new(kind, key, layout, self.signature(), &self.traffic, Some(&self.limits), &self.max_rows);
         line.set_model_id(id);
+        if let Some(pool) = &self.pool {
+            line.use_pool(pool);
+        }
         let Some(place) = self.lines.get(count) else { return Ok((line, true)) };
         let _ = place.set(Arc::clone(&line));
         self.count.store(count + 1, Ordering::Release);

@@ -24,7 +24,7 @@ use crate::router::Limits;
 use crate::scheduler::gate::Share;
 use crate::scheduler::jobs::spawn;
 use crate::scheduler::selfcheck::{self, Verdict};
-use crate::sync::{Ordering, lock};
+use crate::sync::{AtomicBool, Ordering, lock};
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -208,7 +208,8 @@ fn prepare(
         joins,
         max_rows,
         &config.batching.axes,
-    );
+    )
+    .with_pool(backend.batch_pool());
     let lines = if stepwise { lines.bare() } else { lines };
     let gated = core.serves(&*backend);
     let by_crew = gated && !stepwise;
@@ -216,7 +217,7 @@ fn prepare(
     let stepping = stepwise.then(|| Stepping::new(&alarm));
     let lanes = if stepwise { config.batching.max_rows } else { config.lanes };
     let queue = Queue::new(&config.batching, lanes, &core.table, lines, alarm);
-    let signature = Arc::clone(backend.signature());
+    let (signature, devices) = (Arc::clone(backend.signature()), backend.devices().to_vec());
     let (residence, underway) = Residence::new(brought);
     let intra_op_threads = config.intra_op_threads.unwrap_or(core.config.onnxruntime.intra_op_threads);
     let model = Model::new(Parts {
@@ -224,6 +225,7 @@ fn prepare(
         path,
         from_memory: bytes.is_some(),
         signature,
+        devices,
         batching,
         queue,
         residence,
@@ -270,6 +272,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
         pool: &core.pool,
         sessions: &core.sessions,
         room: Room::default(),
+        device_is_full: AtomicBool::new(false),
     };
     let loader = core.backend(&config.backend)?;
     let estimate = catch(|| loader.estimate(&request))?;
@@ -285,6 +288,7 @@ fn bring(core: &Arc<Core>, config: &ModelConfig, source: Source<'_>, order: &Ord
     let mut loaded = catch(|| loader.load(&request));
     if matches!(&loaded, Err(error) if matches!(error.status, Status::OutOfMemory | Status::OverBudget))
         && !order.interrupt.is_raised()
+        && !request.device_is_full.load(Ordering::Relaxed)
     {
         core.logger
             .with(&[("model", (&name).into())])
@@ -321,7 +325,9 @@ pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
     let brought = bring(core, &config, source, &order);
     watch.end(brought.as_ref().err());
     let brought = brought?;
-    if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
+    let differs =
+        **brought.backend.signature() != *model.signature || brought.backend.devices() != model.devices;
+    if differs || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));
     }

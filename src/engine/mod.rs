@@ -3,11 +3,13 @@
 mod admission;
 mod advice;
 mod backends;
+mod bare;
 mod batch;
 mod completion;
 mod configure;
 mod counters;
 mod crew;
+mod device_room;
 mod event;
 mod execute;
 mod health;
@@ -52,7 +54,7 @@ mod waiting;
 mod warden;
 mod warm_up;
 
-pub use admission::{InputData, InputTensor, OutputBuffer, RequestDescription};
+pub use admission::{InputData, InputTensor, OutputBuffer, OutputData, RequestDescription};
 pub use counters::MetricsSnapshot;
 pub use event::{Event, EventFlags, EventKind, OutputRef, Payload, Timing};
 pub use health::HealthSnapshot;

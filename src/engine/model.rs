@@ -54,6 +54,8 @@ pub struct Model {
     /// Its bytes were the host's, and are not there any more.
     pub from_memory: bool,
     pub signature: Arc<Signature>,
+    /// Numbers of the devices in whose memory requests' tensors may be.
+    pub devices: Vec<i32>,
     /// Whether requests are joined, and if not, why.
     pub batching: Verdict,
     pub queue: Queue,
@@ -90,6 +92,7 @@ pub struct Parts {
     pub path: Option<PathBuf>,
     pub from_memory: bool,
     pub signature: Arc<Signature>,
+    pub devices: Vec<i32>,
     pub batching: Verdict,
     pub queue: Queue,
     pub residence: Residence,
@@ -119,6 +122,7 @@ impl Model {
             from_memory: parts.from_memory,
             config,
             path,
+            devices: parts.devices,
             signature,
             batching,
             queue,

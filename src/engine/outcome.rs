@@ -197,6 +197,7 @@ pub fn output(batch: &Batch, member: usize, index: usize) -> Option<OutputRef> {
         dtype: spec.dtype,
         shape: shape.as_ptr(),
         rank: shape.len(),
+        device: place.device,
         data: caller.map_or(place.data, |caller| caller.address().cast_const()),
         size_bytes,
     })
@@ -209,6 +210,8 @@ struct Place<'a> {
     shape: &'a [i64],
     /// The size of the first axis, if it is not as in `shape`.
     first_axis: Option<i64>,
+    /// The device in whose memory it is.
+    device: Option<i32>,
 }
 
 /// `own`: the tensor is the member's alone.
@@ -237,8 +240,14 @@ fn place<'a>(
             size,
             shape: &part.shape,
             first_axis,
+            device: None,
         });
     };
+    if let Data::Device(memory) = &tensor.data {
+        let (range, shape) = (memory.range(), &tensor.shape);
+        let (data, device) = (std::ptr::without_provenance(range.address), Some(range.device));
+        return Some(Place { data, size: range.size, shape, first_axis: None, device });
+    }
     let bytes = tensor.bytes();
     if !joined {
         let (data, size) = match &tensor.data {
@@ -248,12 +257,12 @@ fn place<'a>(
             ),
             _ => (bytes.as_ptr(), bytes.len()),
         };
-        return Some(Place { data, size, shape: &tensor.shape, first_axis: None });
+        return Some(Place { data, size, shape: &tensor.shape, first_axis: None, device: None });
     }
     let row = bytes.len() / tensor.rows().max(1);
     let part = bytes.get(first * row..(first + rows) * row)?;
     let first_axis = Some(rows as i64);
-    Some(Place { data: part.as_ptr(), size: part.len(), shape: &tensor.shape, first_axis })
+    Some(Place { data: part.as_ptr(), size: part.len(), shape: &tensor.shape, first_axis, device: None })
 }
 
 /// Writes a shape with another first axis where it stays until the event is released. Twice the same does no harm.
@@ -284,11 +293,8 @@ pub fn copy_to_caller(batch: &Batch, member: usize) -> Result<()> {
     for index in 0..extras.outputs.len() {
         let Some(mut caller) = extras.outputs[index].take() else { continue };
         let Some(place) = output(batch, member, index) else { continue };
-        let bytes: &[u8] = match place.size_bytes {
-            0 => &[],
-            // SAFETY: the output is there, and stays for as long as the batch is held.
-            size => unsafe { std::slice::from_raw_parts(place.data, size) },
-        };
+        // SAFETY: the output is there, and stays for as long as the batch is held.
+        let bytes = unsafe { on_host(&place) }?;
         write_to_caller(&mut caller, bytes, batch, index)?;
         extras.outputs[index] = Some(caller);
     }
@@ -322,14 +328,26 @@ pub unsafe fn copy_answer(callers: &[Option<CallerBuffer>], child: &Batch, membe
     for (index, caller) in callers.iter().enumerate() {
         let Some(mut caller) = caller.clone() else { continue };
         let Some(place) = output(child, member, index) else { continue };
-        let bytes: &[u8] = match place.size_bytes {
-            0 => &[],
-            // SAFETY: promised by the caller.
-            size => unsafe { std::slice::from_raw_parts(place.data, size) },
-        };
+        // SAFETY: promised by the caller.
+        let bytes = unsafe { on_host(&place) }?;
         write_to_caller(&mut caller, bytes, child, index)?;
     }
     Ok(())
+}
+
+/// The bytes of an output, which must be in host memory.
+///
+/// # Safety
+/// The output is there for as long as the slice lives.
+unsafe fn on_host<'a>(place: &OutputRef) -> Result<&'a [u8]> {
+    match (place.device, place.size_bytes) {
+        (Some(device), _) => {
+            Err(Error::new(Status::Internal, format!("an output is on device {device}, not on the host")))
+        }
+        (None, 0) => Ok(&[]),
+        // SAFETY: promised by the caller.
+        (None, size) => Ok(unsafe { std::slice::from_raw_parts(place.data, size) }),
+    }
 }
 
 fn write_to_caller(caller: &mut CallerBuffer, bytes: &[u8], batch: &Batch, index: usize) -> Result<()> {

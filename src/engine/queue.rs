@@ -4,6 +4,7 @@
 use super::line::{Line, OpenBatch};
 use super::lines::Lines;
 use super::table::Table;
+use crate::backend::Devices;
 use crate::clock::now_ns;
 use crate::config::BatchingConfig;
 use crate::memory::Pool;
@@ -68,6 +69,7 @@ pub struct Alarm {
 /// What an engine does when it has nothing to do: it gives memory back.
 pub struct Rest<'a> {
     pub pool: &'a Pool,
+    pub devices: &'a Devices,
     /// After so long.
     pub after_ns: u64,
 }
@@ -75,11 +77,12 @@ pub struct Rest<'a> {
 impl Rest<'_> {
     /// Whether there is anything to give back.
     pub fn has_spare(&self) -> bool {
-        self.pool.idle_bytes() > 0
+        self.pool.idle_bytes() > 0 || self.devices.has_spare()
     }
 
     pub fn give_back(&self) {
         self.pool.trim_older(now_ns(), self.after_ns);
+        self.devices.trim_older(now_ns(), self.after_ns);
     }
 }
 

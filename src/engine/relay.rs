@@ -309,6 +309,9 @@ impl Core {
         let hop = &batch.cold(member).hop;
         let none = |text: &str| Err(Error::new(Status::OverQuota, text));
         let Some(way) = hop.way() else { return none("it has no route") };
+        if batch.flags(member).is_some_and(|flags| flags.on_device) {
+            return none("it has tensors in a device's memory");
+        }
         let plan = self.routes.pin(way.route.id.load(Ordering::SeqCst), false)?;
         let (now, counters) = (now_ns(), &plan.route.counters);
         // SAFETY: written, and held.

@@ -4,13 +4,16 @@ use super::ModelId;
 use super::lifecycle::{Core, Engine};
 use super::model::Model;
 use super::routes::is_route;
+use crate::backend::{Device, free_bytes};
 use crate::error::Result;
 use crate::memory::Kind;
+use crate::metrics::DeviceMemory;
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
 use crate::tensor::{Dim, TensorSpec};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 impl Engine {
     /// What a model is and how it runs, as JSON.
@@ -25,13 +28,31 @@ impl Engine {
 impl Core {
     pub(super) fn memory_by_kind(&self) -> [(&'static str, u64); 4] {
         let used = |kind| self.ledger.used_by(kind);
-        let idle = self.pool.idle_bytes();
+        let idle = self.pool.idle_bytes() + self.devices.pinned_idle_bytes();
         [
             ("models", used(Kind::Models)),
             ("buffers", used(Kind::Buffers)),
             ("idle_buffers", idle),
             ("caches", used(Kind::Caches)),
         ]
+    }
+
+    /// The memory of devices of which some is taken, and what their backends say.
+    pub(super) fn device_memory(&self) -> Vec<DeviceMemory> {
+        let devices = self.devices.all();
+        let reports = if devices.is_empty() { Vec::new() } else { self.backends.reports() };
+        let memory = |device: &Arc<Device>| {
+            let said = reports.iter().find(|report| report["name"] == *device.backend);
+            DeviceMemory {
+                backend: device.backend.clone(),
+                device: device.number,
+                used: device.ledger.used(),
+                pooled: device.pool().idle_bytes(),
+                free: said.and_then(|said| free_bytes(&said["report"], device.number)),
+                budget: device.ledger.limit(),
+            }
+        };
+        devices.iter().map(memory).collect()
     }
 
     pub(super) fn memory_report(&self) -> Value {
@@ -45,6 +66,15 @@ impl Core {
         for (kind, bytes) in self.memory_by_kind() {
             report[format!("{kind}_bytes")] = bytes.into();
         }
+        let device = |device: Arc<Device>| {
+            json!({
+                "name": device.name,
+                "budget_bytes": device.ledger.limit(),
+                "used_bytes": device.ledger.used(),
+                "pooled_bytes": device.pool().idle_bytes(),
+            })
+        };
+        report["devices"] = self.devices.all().into_iter().map(device).collect();
         report
     }
 }

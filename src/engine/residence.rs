@@ -17,6 +17,7 @@ use crate::memory::Reservation;
 use crate::panics::catch;
 use crate::platform;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, lock, wait};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// After a reload has failed, requests fail with its error for so long before it is tried again.
@@ -161,14 +162,28 @@ impl Residence {
         self.last_used_ns.load(Ordering::Relaxed)
     }
 
-    /// What would be free without the model; `None` if it is not in memory. It may be about to go.
-    pub fn could_free(&self) -> Option<Report> {
+    /// What would be free without the model, on a device or else on the host; `None` if it is not in memory. It may be about
+    /// to go.
+    pub fn could_free(&self, device: Option<&str>) -> Option<Report> {
         let inner = lock(&self.inner);
         let backend =
             inner.backend.as_ref().filter(|_| matches!(inner.stay, Stay::Resident | Stay::Evicting))?;
         // What several have in common goes with the last of them.
-        let bytes = backend.memory_bytes() / backend.shared_by().max(1);
+        let bytes = match device {
+            Some(device) => {
+                let all = backend.device_bytes();
+                all.iter().find(|(name, _)| name == device).map_or(0, |(_, bytes)| *bytes)
+            }
+            None => backend.memory_bytes() / backend.shared_by().max(1),
+        };
         Some(Report { bytes, ..inner.report.clone() })
+    }
+
+    /// What it has of devices' memory, by their names.
+    pub fn device_bytes(&self) -> BTreeMap<String, u64> {
+        // Under the lock: who evicts the model must be the last to have it.
+        let inner = lock(&self.inner);
+        inner.backend.iter().flat_map(|backend| backend.device_bytes()).collect()
     }
 
     /// From `Evicted` to `Reloading`, for the one who sees to it that somebody does it.
@@ -282,11 +297,13 @@ impl Core {
             model.queue.come_back();
             return false;
         }
-        let (backend, room, leaving) = {
+        let (backend, room, leaving, on_devices) = {
             let mut inner = lock(&residence.inner);
             inner.report.bytes = inner.backend.as_ref().map_or(0, |backend| backend.memory_bytes());
-            (inner.backend.take(), inner.room.take(), self.underway(inner.report.bytes))
+            let on_devices = inner.backend.as_ref().map(|backend| backend.device_bytes()).unwrap_or_default();
+            (inner.backend.take(), inner.room.take(), self.underway(inner.report.bytes), on_devices)
         };
+        let on_devices: u64 = on_devices.iter().map(|(_, bytes)| bytes).sum();
         residence.epoch.fetch_add(1, Ordering::SeqCst);
         model.forget_prepared(self);
         drop((backend, room, leaving));
@@ -295,7 +312,7 @@ impl Core {
             inner.stay = Stay::Evicted;
             inner.report.evictions += 1;
             inner.report.evicted_because = Some(reason.to_owned());
-            inner.report.bytes
+            inner.report.bytes.saturating_add(on_devices)
         };
         residence.changed.notify_all();
         self.metrics.evictions.add(1);

@@ -2,27 +2,28 @@
 
 use super::lifecycle::Core;
 use super::model::Model;
-use crate::backend::Interrupt;
+use crate::backend::{Device, Interrupt};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
 use crate::memory::eviction::{Candidate, choose};
 use crate::memory::{Kind, Relief, Reservation};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// How long to wait for a model to have nothing to do, before one goes whose requests then wait for it.
-const PATIENCE_NS: u64 = 50_000_000;
+pub const PATIENCE_NS: u64 = 50_000_000;
 /// How long a load that does not fit waits for memory that is in use.
-const HOPE_NS: u64 = 200_000_000;
+pub const HOPE_NS: u64 = 200_000_000;
 /// How often to look.
-const LOOK_NS: u64 = 500_000;
+pub const LOOK_NS: u64 = 500_000;
 
 /// What a load that is under way takes, if it may be evicted once it is there: in the table, or resident again.
-pub struct Underway(Arc<AtomicU64>, u64);
+pub struct Underway(Arc<AtomicU64>, u64, Arc<AtomicU32>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::SeqCst);
+        self.2.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -31,16 +32,20 @@ impl Core {
     /// takes a while.
     pub fn underway(&self, bytes: u64) -> Underway {
         self.loading_bytes.fetch_add(bytes, Ordering::SeqCst);
-        Underway(Arc::clone(&self.loading_bytes), bytes)
+        self.underway_count.fetch_add(1, Ordering::SeqCst);
+        Underway(Arc::clone(&self.loading_bytes), bytes, Arc::clone(&self.underway_count))
     }
 
-    /// Models that could leave memory, and what is known about each.
-    fn candidates(&self) -> Vec<(Arc<Model>, Candidate)> {
+    /// Models that could leave memory, of a device or else of the host, and what is known about each.
+    pub fn candidates(&self, device: Option<&Device>) -> Vec<(Arc<Model>, Candidate)> {
         let now = now_ns();
         let mut candidates = Vec::new();
         self.models.each(|model| {
             if model.is_evictable()
-                && let Some(report) = model.residence.could_free().filter(|report| report.bytes > 0)
+                && let Some(report) = model
+                    .residence
+                    .could_free(device.map(|device| &*device.name))
+                    .filter(|report| report.bytes > 0)
             {
                 let idle_ns = now.saturating_sub(model.residence.last_used_ns());
                 let candidate = Candidate { bytes: report.bytes, idle_ns, reload_ns: report.load_ns };
@@ -54,17 +59,31 @@ impl Core {
     /// models that are about to go.
     fn could_go(&self) -> u64 {
         let under_way = self.loading_bytes.load(Ordering::SeqCst);
-        self.candidates().iter().fold(under_way, |sum, (_, candidate)| sum.saturating_add(candidate.bytes))
+        self.candidates(None)
+            .iter()
+            .fold(under_way, |sum, (_, candidate)| sum.saturating_add(candidate.bytes))
     }
 
     /// Evicts models that have nothing to do, until so many bytes are free; with `though_wanted` also those whose
     /// requests wait, once they have run since they came. Returns whether any went.
     fn evict_for(self: &Arc<Self>, need: u64, reason: &str, though_wanted: bool) -> bool {
+        self.evict_from(None, need, reason, though_wanted)
+    }
+
+    /// As `evict_for`, until so many bytes are free on a device, or else on the host.
+    pub fn evict_from(
+        self: &Arc<Self>,
+        device: Option<&Device>,
+        need: u64,
+        reason: &str,
+        though_wanted: bool,
+    ) -> bool {
         let may_go = |model: &Model| match though_wanted {
             true => model.residence.last_used_ns() > model.residence.report().arrived_ns,
             false => model.queue.is_drained(),
         };
-        let candidates: Vec<_> = self.candidates().into_iter().filter(|(model, _)| may_go(model)).collect();
+        let candidates: Vec<_> =
+            self.candidates(device).into_iter().filter(|(model, _)| may_go(model)).collect();
         let bare: Vec<Candidate> = candidates.iter().map(|(_, candidate)| *candidate).collect();
         let mut any = false;
         for index in choose(&bare, need) {
@@ -85,6 +104,7 @@ impl Core {
             }
         });
         self.pool.trim(0);
+        self.devices.trim_pinned();
         before.saturating_sub(self.ledger.used())
     }
 
@@ -221,7 +241,7 @@ impl Core {
             let reason = "room for requests";
             let began = now_ns();
             let mut patience_ns = PATIENCE_NS;
-            while !core.fit(reason) && !core.table.is_closed() && !core.candidates().is_empty() {
+            while !core.fit(reason) && !core.table.is_closed() && !core.candidates(None).is_empty() {
                 // Of those that are busy one goes, in the end, whose requests then wait for it.
                 let waited = now_ns() - began;
                 if waited > patience_ns {
@@ -245,6 +265,10 @@ pub struct Evictor(pub Weak<Core>);
 impl Relief for Evictor {
     fn relieve(&self, bytes: u64) -> bool {
         let Some(core) = self.0.upgrade() else { return false };
+        let keep = core.pool.idle_bytes().saturating_sub(bytes);
+        if core.devices.trim_pinned() + core.pool.trim(keep) >= bytes {
+            return false; // there is room now
+        }
         // Those that are busy go too, in the end.
         if core.could_go() < bytes {
             return false;

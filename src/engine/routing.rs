@@ -218,6 +218,7 @@ impl Core {
             return self.submit_routed(&copied, queue, now);
         }
         let plan = self.routes.pin(description.model, true)?;
+        self.check_devices(&plan, description)?;
         let mut asks = Asks::of(description, now);
         let mut admitted = Admitted::default();
         let (completion, route) = (queue.completion(), &plan.route);
@@ -272,6 +273,21 @@ impl Core {
         }
     }
 
+    /// Whether every target reaches the device that a request has to do with, if any.
+    fn check_devices(&self, plan: &Plan, description: &RequestDescription<'_>) -> Result<()> {
+        if !description.is_on_device() {
+            return Ok(());
+        }
+        for way in &plan.ways {
+            // One that has no model just now is not asked either.
+            if let Ok(model) = self.models.pin(way.target.model.load(Ordering::SeqCst), false) {
+                let name = &plan.route.name;
+                description.device(&model).map_err(|error| error.within(format!("route {name:?}")))?;
+            }
+        }
+        Ok(())
+    }
+
     /// As `submit_routed`, and waits; the request runs on this thread if the target's model is idle.
     pub(super) fn infer_routed(
         self: &Arc<Self>,
@@ -299,6 +315,7 @@ impl Core {
     fn begin_infer(self: &Arc<Self>, description: &RequestDescription<'_>, now: u64) -> Result<Begun> {
         let pin = self.routes.pin(description.model, true)?;
         let plan = pin.to_arc();
+        self.check_devices(&plan, description)?;
         let mut asks = Asks::of(description, now);
         let mut admitted = Admitted::default();
         let (attempt, model, entry) = self.let_through(&plan, &mut asks, description, &mut admitted)?;
@@ -431,12 +448,13 @@ fn copying<'a>(description: &'a RequestDescription<'_>) -> Option<RequestDescrip
             InputData::Copy(bytes) => InputData::Copy(bytes),
             InputData::Borrow(bytes) => InputData::Copy(bytes.bytes()),
             InputData::Strings(texts) => InputData::Strings(texts.clone()),
+            InputData::Device(range) => InputData::Device(*range),
         },
     });
     let outputs = description.outputs.iter().map(|output| super::admission::OutputBuffer {
         name: output.name,
         dtype: output.dtype,
-        buffer: output.buffer.clone(),
+        data: output.data.clone(),
     });
     Some(RequestDescription {
         inputs: inputs.collect(),
@@ -448,5 +466,6 @@ fn copying<'a>(description: &'a RequestDescription<'_>) -> Option<RequestDescrip
         session: description.session,
         tenant: description.tenant,
         route_key: description.route_key,
+        device_outputs: description.device_outputs,
     })
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::Ticket;
-use super::admission::{Admitted, InputData, RequestDescription, admit, extras};
+use super::admission::{Admitted, InputData, InputTensor, OutputData, RequestDescription, admit, extras};
 use super::batch::{Batch, Flags, Request};
 use super::completion::CompletionQueue;
 use super::event::{Event, EventKind};
@@ -325,14 +325,20 @@ impl Core {
         let usual = role.waits.or_else(|| lines.usual().filter(|_| admitted.is_usual));
         let found = match usual {
             Some(_) => None,
-            None => Some(lines.find(&admitted.given, admitted.rows)?),
+            None => Some(lines.find(&admitted.given, admitted.rows, admitted.device.is_some())?),
         };
         let Some(line) = usual.or(found.as_ref().map(|found| &found.line)) else {
             return Err(Error::new(Status::Internal, "a request has no line"));
         };
         let bare = line.kind() == Kind::Bare;
-        let lends =
-            bare && admitted.given.iter().flatten().any(|input| matches!(input.data, InputData::Borrow(_)));
+        let on_device = admitted.device.is_some();
+        let is_lent =
+            |input: &InputTensor<'_>| matches!(input.data, InputData::Borrow(_) | InputData::Device(_));
+        // The backend itself writes to the host's memory on a device.
+        let lends = bare
+            && (admitted.given.iter().flatten().any(|input| is_lent(input))
+                || on_device
+                    && description.outputs.iter().any(|output| matches!(output.data, OutputData::Device(_))));
         let sizes = found.as_ref().and_then(|found| found.sizes.clone());
         let mut extras = match description.outputs.is_empty() && !bare && sizes.is_none() {
             true => None,
@@ -390,7 +396,15 @@ impl Core {
             queue: completion.map_or(ptr::null(), Arc::as_ptr),
             rows: admitted.rows as u32,
             first_row: AtomicU32::new(seat.first_row as u32),
-            flags: Flags { extras: extras.is_some(), lends, routed, child, streams, ..Flags::default() },
+            flags: Flags {
+                extras: extras.is_some(),
+                lends,
+                routed,
+                child,
+                on_device,
+                streams,
+                ..Flags::default()
+            },
         };
         // SAFETY: the place is claimed and not marked as written.
         unsafe { batch.write_member(seat.member, request, extras) };
@@ -407,7 +421,7 @@ fn write_rows(batch: &Batch, admitted: &Admitted<'_>, first_row: usize, padded: 
         let bytes = match &input.data {
             InputData::Copy(bytes) => bytes,
             InputData::Borrow(borrowed) => borrowed.bytes(),
-            InputData::Strings(_) => continue,
+            InputData::Strings(_) | InputData::Device(_) => continue,
         };
         let offset = first_row * part.row_bytes;
         if padded {

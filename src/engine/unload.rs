@@ -66,6 +66,7 @@ impl Core {
         model.drain(self);
         self.leaving.remove(model);
         self.pool.trim(0);
+        self.devices.trim();
         self.give_back_heap();
         let (weights_left, buffers_left) = (remains.map_or(0, |remains| remains()), buffers());
         let mut stayed = Vec::new();

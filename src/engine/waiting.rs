@@ -92,6 +92,11 @@ impl Core {
         now: u64,
         quotas: Quotas,
     ) -> Result<Ticket> {
+        if admitted.device.is_some() {
+            let text =
+                format!("route {}: requests with tensors in a device's memory do not wait", plan.route.name);
+            return Err(Error::new(Status::OverQuota, text));
+        }
         let waiting = &plan.route.waiting;
         let attempt = Attempt { waits: true, ..Attempt::new(&plan.porch) };
         let line = waiting.line(model);

@@ -4,7 +4,7 @@ use super::guard::{guard, guard_value};
 use super::handles::{blaze_model, blaze_ticket};
 use super::read::{declared_size, reference, sized, write_sized};
 use super::status::blaze_status;
-use super::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
+use super::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_tensor};
 use crate::engine::{Event, Table};
 use crate::error::{Error, Status};
 use std::ffi::{c_char, c_void};
@@ -84,7 +84,8 @@ pub struct blaze_event {
 sized!(blaze_event);
 
 /// Returns a view of an output. Name, shape and data stay valid and unchanged until the event is released. The data is
-/// in the caller's own buffer if the request gave one for this output.
+/// in the caller's own buffer if the request gave one for this output, and in a device's memory (`memory` says so) if the
+/// request asked for that.
 ///
 /// @param event  A BLAZE_EVENT_DONE with status OK from blaze_poll, blaze_wait or blaze_infer, not released.
 /// @param index  The output, in the order of the model, from 0 to outputs_count - 1.
@@ -120,8 +121,8 @@ pub unsafe extern "C" fn blaze_event_output(
                 name: output.name,
                 shape: output.shape,
                 rank: output.rank as u32,
-                memory: BLAZE_MEMORY_HOST,
-                device: 0,
+                memory: output.device.map_or(BLAZE_MEMORY_HOST, |_| BLAZE_MEMORY_CUDA),
+                device: output.device.unwrap_or(0),
                 reserved: 0,
                 data: output.data.cast_mut().cast(),
                 size_bytes: output.size_bytes,

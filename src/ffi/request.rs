@@ -5,10 +5,10 @@ use super::guard::guard;
 use super::handles::{blaze_engine, blaze_model, blaze_queue, blaze_ticket};
 use super::read::{declared_size, handle, optional_string, output, sized, sized_reference, slice};
 use super::status::{blaze_error, blaze_status};
-use super::tensor::{BLAZE_MAX_RANK, BLAZE_MEMORY_HOST, blaze_string, blaze_tensor};
-use crate::engine::{InputData, InputTensor, OutputBuffer, RequestDescription};
+use super::tensor::{BLAZE_DTYPE_STRING, BLAZE_MAX_RANK, BLAZE_MEMORY_CUDA, blaze_string, blaze_tensor};
+use crate::engine::{InputData, InputTensor, OutputBuffer, OutputData, RequestDescription};
 use crate::error::{Error, Result, Status};
-use crate::tensor::{BorrowedBytes, CallerBuffer, DType};
+use crate::tensor::{BorrowedBytes, CallerBuffer, DType, DeviceRange};
 use std::mem::MaybeUninit;
 
 /// How urgent a request is. What waits long enough overtakes any priority.
@@ -27,6 +27,9 @@ pub const BLAZE_PRIORITY_CRITICAL: blaze_priority = 2;
 /// carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED, and must be aligned to its element type. Requests that are joined with
 /// others are copied into their batch all the same, before the call returns.
 pub const BLAZE_REQUEST_BORROW: u32 = 1;
+/// A flag of requests: outputs for which the request gives no memory are left in a device's memory, and are there until the
+/// event is released: on the device of the request's other tensors in such memory, or else on the first one of the model.
+pub const BLAZE_REQUEST_DEVICE_OUTPUTS: u32 = 2;
 
 /// One piece of work. Start from BLAZE_REQUEST_INIT. Nothing in it needs to outlive the call, but for the data of
 /// borrowed inputs and of output buffers.
@@ -35,7 +38,7 @@ pub const BLAZE_REQUEST_BORROW: u32 = 1;
 pub struct blaze_request {
     /// sizeof(blaze_request).
     pub struct_size: u32,
-    /// BLAZE_REQUEST_BORROW or 0.
+    /// BLAZE_REQUEST_BORROW, BLAZE_REQUEST_DEVICE_OUTPUTS, or 0.
     pub flags: u32,
     /// A model, or a route.
     pub model: blaze_model,
@@ -54,7 +57,8 @@ pub struct blaze_request {
     /// All with the same struct_size.
     pub inputs: *const blaze_tensor,
     /// Memory of the caller's for some or all outputs; NULL: none. The outputs are written there, shape and rank
-    /// are ignored, and the memory stays lent until the terminal event.
+    /// are ignored, and the memory stays lent until the terminal event; in a device's memory, until an event for the
+    /// ticket carries BLAZE_EVENT_FLAG_BUFFERS_RELEASED.
     pub outputs: *const blaze_tensor,
     /// How many `inputs` there are.
     pub inputs_count: u32,
@@ -77,7 +81,9 @@ const MAX_TENSORS: u32 = 4096;
 /// run once more alone, so that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
-/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set.
+/// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set. Tensors in a
+///                 device's memory (BLAZE_MEMORY_CUDA) must be all on one device, which the model must list, or every
+///                 target of the route; such requests are run alone, and a route asks one target, once.
 /// @param queue    Where the events go: a queue of this engine.
 /// @param out      Receives the ticket, never before the request is accepted; may be NULL.
 /// @param err      Receives the reason of a failure; may be NULL.
@@ -174,7 +180,7 @@ unsafe fn describe(request: *const blaze_request, description: &mut RequestDescr
     // SAFETY: promised by the caller.
     let request = unsafe { sized_reference(request, "request", &mut copy)? };
     let invalid = |message: String| Error::new(Status::InvalidArgument, message);
-    if request.flags & !BLAZE_REQUEST_BORROW != 0 {
+    if request.flags & !(BLAZE_REQUEST_BORROW | BLAZE_REQUEST_DEVICE_OUTPUTS) != 0 {
         return Err(invalid(format!("flags: {:#x} has bits that are unknown", request.flags)));
     }
     if request.reserved != 0 {
@@ -190,6 +196,7 @@ unsafe fn describe(request: *const blaze_request, description: &mut RequestDescr
     description.user_data = request.user_data;
     (description.session, description.tenant) = (request.session_id, request.tenant_id);
     description.route_key = request.route_key;
+    description.device_outputs = request.flags & BLAZE_REQUEST_DEVICE_OUTPUTS != 0;
     // SAFETY: promised by the caller.
     unsafe {
         let inputs = &mut description.inputs;
@@ -259,6 +266,13 @@ unsafe fn input<'a>(tensor: &blaze_tensor, borrow: bool) -> Result<InputTensor<'
         (optional_string(tensor.name, "name")?, slice(tensor.shape, tensor.rank as usize, "shape")?)
     };
     let data = match dtype {
+        _ if tensor.memory == BLAZE_MEMORY_CUDA => {
+            if !borrow {
+                let text = "memory: in a device's memory, which takes BLAZE_REQUEST_BORROW";
+                return Err(Error::new(Status::InvalidArgument, text));
+            }
+            InputData::Device(device_range(tensor)?)
+        }
         DType::String => {
             if !tensor.size_bytes.is_multiple_of(size_of::<blaze_string>()) {
                 let text =
@@ -293,21 +307,41 @@ unsafe fn output_buffer<'a>(tensor: &blaze_tensor) -> Result<OutputBuffer<'a>> {
     let dtype = check(tensor)?;
     // SAFETY: promised by the caller.
     let name = unsafe { optional_string(tensor.name, "name")? };
+    if tensor.memory == BLAZE_MEMORY_CUDA {
+        return Ok(OutputBuffer { name, dtype, data: OutputData::Device(device_range(tensor)?) });
+    }
+    check_size(tensor)?;
+    // SAFETY: promised by the caller: the memory is lent until the terminal event.
+    let buffer = unsafe { CallerBuffer::new(tensor.data.cast(), tensor.size_bytes) };
+    Ok(OutputBuffer { name, dtype, data: OutputData::Host(buffer) })
+}
+
+fn check_size(tensor: &blaze_tensor) -> Result<()> {
     if tensor.size_bytes > 0 {
         output(tensor.data, "data")?;
     }
     if tensor.size_bytes > isize::MAX as usize {
         return Err(Error::new(Status::InvalidSize, "size_bytes: more than memory holds"));
     }
-    // SAFETY: promised by the caller: the memory is lent until the terminal event.
-    let buffer = unsafe { CallerBuffer::new(tensor.data.cast(), tensor.size_bytes) };
-    Ok(OutputBuffer { name, dtype, buffer })
+    Ok(())
+}
+
+/// Where a tensor in a device's memory is.
+fn device_range(tensor: &blaze_tensor) -> Result<DeviceRange> {
+    check_size(tensor)?;
+    if tensor.device < 0 {
+        return Err(Error::new(Status::InvalidArgument, format!("device: {} is negative", tensor.device)));
+    }
+    Ok(DeviceRange { device: tensor.device, address: tensor.data.addr(), size: tensor.size_bytes })
 }
 
 fn check(tensor: &blaze_tensor) -> Result<DType> {
-    if tensor.memory != BLAZE_MEMORY_HOST {
-        let text = format!("memory: {} is not supported; only host memory (0) is", tensor.memory);
+    if tensor.memory > BLAZE_MEMORY_CUDA {
+        let text = format!("memory: {} is none of host (0), pinned (1) and CUDA memory (2)", tensor.memory);
         return Err(Error::new(Status::Unsupported, text));
+    }
+    if tensor.memory == BLAZE_MEMORY_CUDA && tensor.dtype == BLAZE_DTYPE_STRING {
+        return Err(Error::new(Status::Unsupported, "memory: strings are in host memory only"));
     }
     if tensor.reserved != 0 {
         return Err(Error::new(Status::InvalidArgument, "reserved: must be 0"));

@@ -20,6 +20,8 @@ const NO_LIMIT: u64 = u64::MAX;
 
 /// An engine's ledger: bytes taken, by kind and in all.
 pub struct Ledger {
+    /// The setting that the limit comes from.
+    setting: String,
     limit: AtomicU64,
     used: [AtomicU64; KINDS],
     total: AtomicU64,
@@ -36,7 +38,13 @@ pub trait Relief: Send + Sync {
 impl Ledger {
     /// A ledger with at most `limit` bytes; `None`: no limit.
     pub fn new(limit: Option<u64>) -> Arc<Self> {
+        Ledger::named(limit, "memory.budget_bytes".to_owned())
+    }
+
+    /// The same, whose limit errors call by the name of this setting.
+    pub fn named(limit: Option<u64>, setting: String) -> Arc<Self> {
         Arc::new(Ledger {
+            setting,
             limit: AtomicU64::new(limit.unwrap_or(NO_LIMIT)),
             used: Default::default(),
             total: AtomicU64::new(0),
@@ -71,7 +79,7 @@ impl Ledger {
     }
 
     /// How many of `bytes` are beyond the limit.
-    pub(super) fn missing(&self, bytes: u64) -> u64 {
+    pub fn missing(&self, bytes: u64) -> u64 {
         self.used().saturating_add(bytes).saturating_sub(self.limit.load(Ordering::Relaxed))
     }
 
@@ -114,7 +122,7 @@ impl Ledger {
         let (limit, used) = (self.limit.load(Ordering::Relaxed), self.used());
         Err(Error::new(
             Status::OverBudget,
-            format!("memory.budget_bytes is {limit}: {used} bytes are taken, {bytes} more do not fit"),
+            format!("{} is {limit}: {used} bytes are taken, {bytes} more do not fit", self.setting),
         ))
     }
 

@@ -7,5 +7,5 @@ mod shelves;
 mod space;
 
 pub use ledger::{Kind, Ledger, Relief, Reservation};
-pub use pool::{Block, Pool, RawBlock};
+pub use pool::{Block, Pool, RawBlock, exact_size};
 pub use space::{ALIGNMENT, HostSpace, Place, Space, Supplied, block_size};

@@ -114,7 +114,8 @@ impl Drop for Block {
     }
 }
 
-fn exact_size(size: usize) -> usize {
+/// The size of blocks for `size` bytes that are never pooled.
+pub fn exact_size(size: usize) -> usize {
     size.max(1).div_ceil(ALIGNMENT).saturating_mul(ALIGNMENT)
 }
 

@@ -1,12 +1,14 @@
 //! Tensors: element types, shapes, specifications, and the bytes behind them.
 
 mod buffer;
+mod device;
 mod dtype;
 mod foreign;
 mod region;
 mod strings;
 
 pub use buffer::Buffer;
+pub use device::{DeviceBytes, DeviceRange, OutputPlace};
 pub use dtype::{DType, write_number};
 pub use foreign::{BorrowedBytes, CallerBuffer, HostBytes};
 pub use region::Region;
@@ -135,10 +137,12 @@ pub enum Data {
     Backend(Box<dyn HostBytes>),
     /// Memory of the host, which promised to leave it alone.
     Borrowed(BorrowedBytes),
+    /// A device's memory, which the host cannot read.
+    Device(DeviceBytes),
     Strings(StringTensor),
 }
 
-/// A tensor in host memory, row-major.
+/// A tensor, row-major.
 pub struct Tensor {
     pub dtype: DType,
     pub shape: Shape,
@@ -146,13 +150,21 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The elements' bytes; empty for strings.
+    /// The elements' bytes; empty for strings, and for what is on a device.
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Owned(buffer) => buffer.bytes(),
             Data::Backend(memory) => memory.bytes(),
             Data::Borrowed(memory) => memory.bytes(),
-            Data::Strings(_) => &[],
+            Data::Device(_) | Data::Strings(_) => &[],
+        }
+    }
+
+    /// How many bytes the elements have, wherever they are; 0 for strings.
+    pub fn size_bytes(&self) -> usize {
+        match &self.data {
+            Data::Device(memory) => memory.range().size,
+            _ => self.bytes().len(),
         }
     }
 

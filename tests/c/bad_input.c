@@ -114,7 +114,7 @@ static void what_is_null_is_named(void) {
     tear_down();
 }
 
-static void flags_of_1(struct call *c) { c->request.flags |= 2; }
+static void flags_of_1(struct call *c) { c->request.flags |= 4; }
 static void flags_of_all(struct call *c) { c->request.flags = UINT32_MAX; }
 static void reserved_set(struct call *c) { c->request.reserved = 1; }
 static void priority_too_low(struct call *c) { c->request.priority = -2; }

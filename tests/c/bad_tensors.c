@@ -30,7 +30,6 @@ static void dtype_past(struct call *c) { c->input.dtype = BLAZE_DTYPE_I2 + 1; }
 static void dtype_garbage(struct call *c) { c->input.dtype = UINT32_MAX; }
 static void dtype_other(struct call *c) { c->input.dtype = BLAZE_DTYPE_I32; }
 static void memory_cuda(struct call *c) { c->input.memory = BLAZE_MEMORY_CUDA; }
-static void memory_pinned(struct call *c) { c->input.memory = BLAZE_MEMORY_PINNED; }
 static void memory_garbage(struct call *c) { c->input.memory = UINT32_MAX; }
 static void tensor_reserved(struct call *c) { c->input.reserved = 5; }
 static void rank_zero(struct call *c) { c->input.rank = 0; }
@@ -63,8 +62,7 @@ static void a_tensor_with_garbage_in_it_is_refused(void) {
         {BLAZE_STATUS_INVALID_DTYPE, "dtype", dtype_past},
         {BLAZE_STATUS_INVALID_DTYPE, "dtype", dtype_garbage},
         {BLAZE_STATUS_INVALID_DTYPE, "i32", dtype_other},
-        {BLAZE_STATUS_UNSUPPORTED, "memory", memory_cuda},
-        {BLAZE_STATUS_UNSUPPORTED, "memory", memory_pinned},
+        {BLAZE_STATUS_INVALID_ARGUMENT, "memory", memory_cuda},
         {BLAZE_STATUS_UNSUPPORTED, "memory", memory_garbage},
         {BLAZE_STATUS_INVALID_ARGUMENT, "reserved", tensor_reserved},
         {BLAZE_STATUS_INVALID_SHAPE, "rank", rank_zero},
@@ -167,7 +165,7 @@ static void output_buffers_must_fit(void) {
         {"y", BLAZE_DTYPE_F32, 2, 0, buffer, 16, BLAZE_STATUS_INVALID_NAME, "twice"},
         {"y", BLAZE_DTYPE_F64, 1, 0, buffer, 16, BLAZE_STATUS_INVALID_DTYPE, "f64"},
         {"y", 99, 1, 0, buffer, 16, BLAZE_STATUS_INVALID_DTYPE, "99"},
-        {"y", BLAZE_DTYPE_F32, 1, 2, buffer, 16, BLAZE_STATUS_UNSUPPORTED, "memory"},
+        {"y", BLAZE_DTYPE_F32, 1, 2, buffer, 16, BLAZE_STATUS_INVALID_ARGUMENT, "memory"},
         {"y", BLAZE_DTYPE_F32, 1, 0, NULL, 16, BLAZE_STATUS_NULL_POINTER, "data"},
         {"y", BLAZE_DTYPE_F32, 1, 0, buffer, SIZE_MAX, BLAZE_STATUS_INVALID_SIZE, "size_bytes"},
     };

@@ -1,13 +1,13 @@
 //! Runs of batches: the tensors are made once for the memory, and each run changes no more than where its rows are.
 
-use super::call::Call;
 use super::model::{ForeignModel, bare_tensor, run_of};
 use super::size_of_struct;
 use crate::abi::backend::blaze_backend_batch;
-use crate::abi::tensor::blaze_tensor;
+use crate::abi::tensor::{BLAZE_MEMORY_PINNED, blaze_tensor};
 use crate::backend::{Interrupt, Layout, Memory, Part, Prepared, View};
 use crate::error::Result;
-use crate::tensor::{Region, Shape, Tensor};
+use crate::memory::Place;
+use crate::tensor::{Region, Shape, Tensor, TensorSpec};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -68,9 +68,21 @@ impl ForeignBatch {
     pub fn new(model: Arc<ForeignModel>, memory: Arc<Memory>, layout: Arc<Layout>) -> Result<Self> {
         let signature = Arc::clone(crate::backend::Model::signature(&*model));
         let known = layout.outputs.as_deref().unwrap_or_default();
+        let tensor = |spec: &TensorSpec| {
+            let mut tensor = bare_tensor(spec);
+            if let Place::Pinned { device } = memory.place {
+                (tensor.memory, tensor.device) = (BLAZE_MEMORY_PINNED, device.cast_signed());
+            }
+            tensor
+        };
+        let mut outputs = Side::new(signature.outputs.iter().map(tensor), known);
+        if layout.outputs.is_none() {
+            // Those are made in the host's memory when they are asked for.
+            outputs.tensors = signature.outputs.iter().map(bare_tensor).collect();
+        }
         let mut batch = ForeignBatch {
-            inputs: Side::new(signature.inputs.iter().map(bare_tensor), &layout.inputs),
-            outputs: Side::new(signature.outputs.iter().map(bare_tensor), known),
+            inputs: Side::new(signature.inputs.iter().map(tensor), &layout.inputs),
+            outputs,
             prepared: ptr::null_mut(),
             model,
             memory,
@@ -102,7 +114,7 @@ impl ForeignBatch {
             outputs: self.outputs.tensors.as_ptr(),
         };
         let interrupt = Interrupt::new();
-        let mut call = Call::new(&backend.context, &interrupt, &[]);
+        let mut call = self.model.call(&interrupt);
         let mut prepared = ptr::null_mut();
         // SAFETY: the model is loaded, and all pointers live until the call returns.
         backend.ask("prepare", |error| unsafe {
@@ -123,8 +135,8 @@ impl ForeignBatch {
 impl Prepared for ForeignBatch {
     fn run(&mut self, view: &mut View<'_>, interrupt: &Interrupt) -> Result<Option<Vec<Tensor>>> {
         self.aim(view.first(), view.rows());
-        let signature = crate::backend::Model::signature(&*self.model);
-        let mut call = Call::new(&self.model.backend.context, interrupt, &signature.outputs);
+        let model = Arc::clone(&self.model);
+        let mut call = model.call(interrupt);
         let run = run_of(&self.inputs.tensors, &self.outputs.tensors, view.first(), view.rows());
         self.model.run_c(self.prepared, &run, &mut call)?;
         match self.layout.outputs {

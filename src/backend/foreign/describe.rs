@@ -22,7 +22,7 @@ pub struct Description {
     pub provider: Option<String>,
     /// Whose memory requests' tensors may be in.
     #[serde(default)]
-    pub devices: Vec<i32>,
+    devices: Vec<i32>,
     #[serde(default)]
     pub batch_memory: BatchMemory,
 }
@@ -67,12 +67,20 @@ impl Description {
         })
     }
 
+    /// Whose memory requests' tensors may be in.
+    pub fn devices(&self) -> &[i32] {
+        &self.devices
+    }
+
     /// Models that advance by steps may do with what they say meanwhile, without outputs.
     pub fn signature(&self, is_stepwise: bool) -> Result<Signature> {
         let signature =
             Signature { inputs: specs("inputs", &self.inputs)?, outputs: specs("outputs", &self.outputs)? };
         if signature.outputs.is_empty() && !is_stepwise {
             return Err(wrong("outputs: there must be one"));
+        }
+        if let Some(index) = self.devices.iter().position(|&device| device < 0) {
+            return Err(wrong(&format!("devices[{index}]: is negative")));
         }
         if let Some(index) = self.outputs.iter().position(|output| output.optional) {
             return Err(wrong(&format!("outputs[{index}].optional: only inputs may be left out")));
@@ -157,6 +165,11 @@ mod tests {
                 "optional",
             ),
             (r#"{"inputs": [], "outputs": [], "colour": 1}"#, "colour"),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": []}], "devices": [0, -1]}"#,
+                "devices[1]: is negative",
+            ),
+            (r#"{"inputs": [], "outputs": [], "batch_memory": "near"}"#, "batch_memory"),
             ("[1", "the model"),
         ];
         for (json, named) in cases {

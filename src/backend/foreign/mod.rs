@@ -7,17 +7,21 @@ mod call;
 mod describe;
 mod model;
 pub mod plugin;
+mod space;
 mod stepwise;
 
-use super::{Backend, Estimate, LoadRequest, Model, Source};
+use super::{Backend, Devices, Estimate, LoadRequest, Model, Source};
 use crate::abi::backend::{BLAZE_BACKEND_ABI, blaze_backend, blaze_backend_load, blaze_host};
 use crate::abi::status::{blaze_error, blaze_status};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
+use crate::sync::Ordering;
 use call::Call;
 use model::ForeignModel;
+use space::{Places, Usage};
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::ops::Deref;
 use std::ptr;
 use std::sync::{Arc, Weak};
 
@@ -26,12 +30,25 @@ const MAX_TEXT: usize = 16 << 20;
 
 /// A backend of the host's or a plugin's.
 pub struct Foreign {
+    link: Arc<Link>,
+    this: Weak<Foreign>,
+}
+
+/// What there is until the backend is closed: as long as anybody has memory of its.
+pub struct Link {
     name: String,
     functions: blaze_backend,
     /// What it may ask of the engine; at a fixed address.
     host: Box<blaze_host>,
     context: Box<Context>,
-    this: Weak<Foreign>,
+}
+
+impl Deref for Foreign {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
 }
 
 /// What is behind `blaze_host.context`.
@@ -39,6 +56,7 @@ struct Context {
     name: String,
     logger: Logger,
     pool: Arc<Pool>,
+    places: Places,
 }
 
 impl Context {
@@ -47,6 +65,9 @@ impl Context {
         let status = Status::from_code(code);
         let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
         let passed_on = status.filter(|status| is_for_hosts(*status));
+        if status == Some(Status::DeviceLost) {
+            self.places.renew();
+        }
         let text = match said.is_empty() {
             true => format!("backend {:?}: {what} failed: {name}", self.name),
             false if passed_on.is_some() => format!("backend {:?}: {said}", self.name),
@@ -57,16 +78,21 @@ impl Context {
 }
 
 // SAFETY: whoever registers a backend promises that any thread may call its functions, several at once.
-unsafe impl Send for Foreign {}
+unsafe impl Send for Link {}
 // SAFETY: as above.
-unsafe impl Sync for Foreign {}
+unsafe impl Sync for Link {}
 
 impl Foreign {
     /// Takes a backend over, and tells it whom it may ask.
     ///
     /// # Safety
     /// `name` is NULL or a string; the functions do what `blaze_backend` says, until `close` has returned.
-    pub unsafe fn new(functions: &blaze_backend, logger: Logger, pool: &Arc<Pool>) -> Result<Arc<Self>> {
+    pub unsafe fn new(
+        functions: &blaze_backend,
+        logger: Logger,
+        pool: &Arc<Pool>,
+        devices: &Arc<Devices>,
+    ) -> Result<Arc<Self>> {
         if functions.abi != BLAZE_BACKEND_ABI {
             return Err(Error::new(
                 Status::InvalidStruct,
@@ -87,12 +113,13 @@ impl Foreign {
             Error::new(Status::InvalidArgument, text)
         })?;
         check_functions(functions)?;
-        let context = Box::new(Context { name: name.into(), logger, pool: Arc::clone(pool) });
-        let host = Box::new(call::host_table(ptr::from_ref(&*context).cast_mut().cast()));
-        let backend = Arc::new_cyclic(|this| {
-            let this = Weak::clone(this);
-            Foreign { name: name.into(), functions: *functions, host, context, this }
+        let link = Arc::new_cyclic(|link| {
+            let places = Places::new(Weak::clone(link), pool.ledger(), devices);
+            let context = Box::new(Context { name: name.into(), logger, pool: Arc::clone(pool), places });
+            let host = Box::new(call::host_table(ptr::from_ref(&*context).cast_mut().cast()));
+            Link { name: name.into(), functions: *functions, host, context }
         });
+        let backend = Arc::new_cyclic(|this| Foreign { link, this: Weak::clone(this) });
         if let Some(open) = functions.open {
             // SAFETY: promised by the caller; the table lives as long as the backend.
             unsafe { open(functions.user, &raw const *backend.host) };
@@ -104,7 +131,9 @@ impl Foreign {
     fn this(&self) -> Result<Arc<Foreign>> {
         self.this.upgrade().ok_or_else(|| Error::new(Status::ShutDown, "the backend is closed"))
     }
+}
 
+impl Link {
     fn user(&self) -> *mut c_void {
         self.functions.user
     }
@@ -155,12 +184,37 @@ impl Foreign {
         }
         Err(broken("its size changes with every call".into()))
     }
+
+    /// What the backend says of itself; `None`: nothing.
+    fn report(&self) -> Option<serde_json::Value> {
+        let report = self.functions.report?;
+        // SAFETY: the buffer is as large as is said.
+        let text = self.text("report", |buffer, capacity, needed| unsafe {
+            report(self.user(), buffer, capacity, needed)
+        });
+        let said = text.and_then(|text| {
+            serde_json::from_str(&text)
+                .map_err(|error| Error::new(Status::BackendFailed, format!("report: {error}")))
+        });
+        Some(said.unwrap_or_else(|error| serde_json::json!({"error": error.message})))
+    }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
+        let left = self.context.places.close();
+        if left > 0 {
+            self.context
+                .logger
+                .warn("backend", format_args!("{}: {left} bytes were not given back", self.name));
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
         if let Some(close) = self.functions.close {
-            // SAFETY: promised by whoever registered it; none of its models is left.
+            // SAFETY: promised by whoever registered it; none of its models is left, and none of its memory.
             unsafe { close(self.functions.user) };
         }
     }
@@ -271,26 +325,21 @@ impl Backend for Foreign {
             buckets: if buckets.is_empty() { ptr::null() } else { buckets.as_ptr() },
         };
         let mut model = ptr::null_mut();
-        let mut call = Call::new(&self.context, request.interrupt, &[]);
+        let usage = Arc::<Usage>::default();
+        let full_name = config.full_name();
+        let mut call = Call::new(&self.context, request.interrupt, &[]).of(&full_name, &usage).loading();
         let Some(function) = self.functions.load else { return Err(Error::new(Status::Internal, "no load")) };
-        self.ask("load", |error| {
+        let loaded = self.ask("load", |error| {
             // SAFETY: all pointers live until the call returns; the function does what it must.
             unsafe { function(self.user(), &raw const load, call.as_c(), &raw mut model, error) }
-        })?;
+        });
+        request.device_is_full.store(usage.was_refused(), Ordering::Relaxed);
+        loaded?;
         // SAFETY: the backend has loaded it just now.
-        Ok(Arc::new(unsafe { ForeignModel::new(self.this()?, model) }?))
+        Ok(Arc::new(unsafe { ForeignModel::new(self.this()?, model, full_name, usage) }?))
     }
 
     fn report(&self) -> Option<serde_json::Value> {
-        let report = self.functions.report?;
-        // SAFETY: the buffer is as large as is said.
-        let text = self.text("report", |buffer, capacity, needed| unsafe {
-            report(self.user(), buffer, capacity, needed)
-        });
-        let said = text.and_then(|text| {
-            serde_json::from_str(&text)
-                .map_err(|error| Error::new(Status::BackendFailed, format!("report: {error}")))
-        });
-        Some(said.unwrap_or_else(|error| serde_json::json!({"error": error.message})))
+        self.link.report()
     }
 }

@@ -2,13 +2,15 @@
 
 use super::batch::ForeignBatch;
 use super::call::Call;
-use super::describe::Description;
+use super::describe::{BatchMemory, Description};
+use super::space::Usage;
 use super::{Foreign, size_of_struct};
 use crate::abi::backend::blaze_backend_run;
-use crate::abi::tensor::{BLAZE_MEMORY_HOST, blaze_tensor};
+use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_tensor};
 use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport, Stepwise};
 use crate::error::{Error, Result, Status};
-use crate::tensor::{Signature, Tensor, TensorSpec};
+use crate::memory::Pool;
+use crate::tensor::{Data, OutputPlace, Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -19,6 +21,11 @@ pub struct ForeignModel {
     signature: Arc<Signature>,
     description: Description,
     provider: String,
+    /// "name:version".
+    pub name: String,
+    pub usage: Arc<Usage>,
+    /// For its batches, if they are to be in pinned memory.
+    pinned: Option<Arc<Pool>>,
 }
 
 // SAFETY: whoever registered the backend has promised that any thread may run its models, several at once.
@@ -41,7 +48,12 @@ impl Drop for Loaded<'_> {
 impl ForeignModel {
     /// # Safety
     /// The backend has loaded the model, which is the caller's.
-    pub unsafe fn new(backend: Arc<Foreign>, pointer: *mut c_void) -> Result<Self> {
+    pub unsafe fn new(
+        backend: Arc<Foreign>,
+        pointer: *mut c_void,
+        name: String,
+        usage: Arc<Usage>,
+    ) -> Result<Self> {
         let loaded = Loaded(&backend, pointer);
         let Some(describe) = backend.functions.describe else {
             return Err(Error::new(Status::Internal, "no describe"));
@@ -53,8 +65,21 @@ impl ForeignModel {
         let description = Description::parse(&text)?;
         let signature = Arc::new(description.signature(backend.is_stepwise())?);
         let provider = description.provider.clone().unwrap_or_else(|| backend.name.clone());
+        let reached_by = description.devices().first().copied().unwrap_or(0);
+        let pinned = match description.batch_memory {
+            BatchMemory::Host => None,
+            BatchMemory::Pinned => Some(backend.context.places.pinned(reached_by).map_err(|error| {
+                let text = format!("backend {:?}: describe: batch_memory: {}", backend.name, error.message);
+                Error::new(Status::BackendFailed, text)
+            })?),
+        };
         std::mem::forget(loaded);
-        Ok(ForeignModel { pointer, signature, description, provider, backend })
+        Ok(ForeignModel { pointer, signature, description, provider, name, usage, pinned, backend })
+    }
+
+    /// A run, or a preparation.
+    pub fn call<'a>(&'a self, interrupt: &'a Interrupt) -> Call<'a> {
+        Call::new(&self.backend.context, interrupt, &self.signature.outputs).of(&self.name, &self.usage)
     }
 
     /// Runs a batch, or tensors of a request's own.
@@ -96,13 +121,37 @@ pub fn given_tensors(signature: &Signature, inputs: &[Option<Tensor>]) -> Vec<bl
     let given = signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
         let mut bare = bare_tensor(spec);
         if let Some(tensor) = tensor {
-            let bytes = tensor.bytes();
             (bare.shape, bare.rank) = (tensor.shape.as_ptr(), tensor.shape.len() as u32);
-            (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+            if let Data::Device(memory) = &tensor.data {
+                let range = memory.range();
+                (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, range.device);
+                (bare.data, bare.size_bytes) = (ptr::without_provenance_mut(range.address), range.size);
+            } else {
+                let bytes = tensor.bytes();
+                (bare.data, bare.size_bytes) = (bytes.as_ptr().cast_mut().cast(), bytes.len());
+            }
         }
         bare
     });
     given.collect()
+}
+
+/// Outputs, and where each is wanted. Their shapes are the backend's to say: it asks for the memory, also for what the host
+/// lends.
+pub fn wanted_tensors(signature: &Signature, places: &[OutputPlace]) -> Vec<blaze_tensor> {
+    let wanted = signature.outputs.iter().enumerate().map(|(index, spec)| {
+        let mut bare = bare_tensor(spec);
+        let on = match places.get(index) {
+            Some(OutputPlace::Device(device)) => Some(*device),
+            Some(OutputPlace::Buffer(range)) => Some(range.device),
+            Some(OutputPlace::Host) | None => None,
+        };
+        if let Some(device) = on {
+            (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, device);
+        }
+        bare
+    });
+    wanted.collect()
 }
 
 /// A run of all inputs and outputs.
@@ -130,11 +179,24 @@ impl Model for ForeignModel {
     }
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
+        self.run_placed(inputs, &[], interrupt)
+    }
+
+    fn devices(&self) -> &[i32] {
+        self.description.devices()
+    }
+
+    fn run_placed(
+        &self,
+        inputs: &[Option<Tensor>],
+        outputs: &[OutputPlace],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tensor>> {
         let given = given_tensors(&self.signature, inputs);
-        let wanted: Vec<blaze_tensor> = self.signature.outputs.iter().map(bare_tensor).collect();
-        let mut call = Call::new(&self.backend.context, interrupt, &self.signature.outputs);
-        self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call)?;
-        call.into_outputs()
+        let wanted = wanted_tensors(&self.signature, outputs);
+        let mut call = self.call(interrupt).to(outputs);
+        let ran = self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call);
+        call.outputs_of(ran)
     }
 
     fn prepare(
@@ -162,6 +224,18 @@ impl Model for ForeignModel {
     }
 
     fn memory_bytes(&self) -> u64 {
+        self.description.memory_bytes.saturating_add(self.usage.pinned())
+    }
+
+    fn uncounted_bytes(&self) -> u64 {
         self.description.memory_bytes
+    }
+
+    fn device_bytes(&self) -> Vec<(String, u64)> {
+        self.backend.context.places.on_devices(&self.usage)
+    }
+
+    fn batch_pool(&self) -> Option<Arc<Pool>> {
+        self.pinned.clone()
     }
 }

@@ -3,6 +3,7 @@
 use super::Foreign;
 use crate::abi::backend::{BLAZE_BACKEND_ABI, blaze_backend};
 use crate::abi::status::{blaze_error, blaze_status};
+use crate::backend::Devices;
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
@@ -34,7 +35,13 @@ pub fn file_of(path: &str) -> Result<PathBuf> {
 }
 
 /// Opens a plugin, and has it make its backend. `config` is a JSON object.
-pub fn open(file: &Path, config: &str, logger: Logger, pool: &Arc<Pool>) -> Result<Arc<Foreign>> {
+pub fn open(
+    file: &Path,
+    config: &str,
+    logger: Logger,
+    pool: &Arc<Pool>,
+    devices: &Arc<Devices>,
+) -> Result<Arc<Foreign>> {
     let unusable =
         |text: String| Error::new(Status::BackendUnavailable, format!("{}: {text}", file.display()));
     // SAFETY: whoever configures a plugin trusts its code, initializers and all, as its own.
@@ -65,5 +72,5 @@ pub fn open(file: &Path, config: &str, logger: Logger, pool: &Arc<Pool>) -> Resu
         return Err(unusable(super::failure(code, &mut error)));
     }
     // SAFETY: the plugin is of this version of the interface, and promises to keep to it.
-    unsafe { Foreign::new(&functions, logger, pool) }.map_err(|error| unusable(error.to_string()))
+    unsafe { Foreign::new(&functions, logger, pool, devices) }.map_err(|error| unusable(error.to_string()))
 }
