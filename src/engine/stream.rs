@@ -150,10 +150,12 @@ impl Sink for Voice {
         if !self.is_wanted() {
             return Err(unwanted());
         }
-        if !text.is_empty() {
-            self.model.traffic.here().tokens.add(1);
+        let counts = || self.model.traffic.here().tokens.add(u64::from(!text.is_empty()));
+        if text.is_empty() && progress.is_none() {
+            return Ok(());
         }
         if self.listener == 0 {
+            counts();
             return Ok(());
         }
         let Some((pin, member)) = self.table.pin(self.listener) else { return Err(unwanted()) };
@@ -174,9 +176,10 @@ impl Sink for Voice {
             }
             state.text.extend_from_slice(text);
             state.progress = progress.unwrap_or(state.progress);
-            state.has_news |= !text.is_empty() || progress.is_some();
+            state.has_news = true;
             state.model = self.model.queue.lines.model_id();
-            if !state.has_news || std::mem::replace(&mut state.queued, true) {
+            counts();
+            if std::mem::replace(&mut state.queued, true) {
                 return Ok(());
             }
             // Under the lock, so that the terminal event comes after it.

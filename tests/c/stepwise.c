@@ -625,9 +625,14 @@ static void a_slow_consumer_stops_nobody_but_itself(void) {
         is_answer(answer_of(other, quick), BLAZE_STATUS_OK, 60, SIZE); /* while nobody looks after the other one */
         CHECK_INT(atomic_load(&own.live), 1);
         if (burst) CHECK(atomic_load(&own.full) > 0);
+        unsigned long long said = (unsigned long long)LARGE + 60;
         struct answer answer = answer_of(rig.queue, slow);
         CHECK(answer.tokens >= LARGE * (size_t)SIZE / MIB);
         is_answer(answer, BLAZE_STATUS_OK, LARGE, SIZE);
+        static char text[262144], wanted[64];
+        snprintf(wanted, sizeof wanted, "blaze_model_tokens_total{model=\"m:1\"} %llu\n", said);
+        CHECK_STATUS(blaze_metrics_text(rig.engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
+        CHECK_TEXT(text, wanted); /* each once, however often there was no room for it */
         CHECK_STATUS(blaze_queue_destroy(other), OK);
         is_closed(&rig, &own);
     }
