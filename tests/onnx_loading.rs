@@ -159,6 +159,7 @@ fn model_info_says_what_a_model_is() {
             "enabled": true, "reason": null, "max_rows": 16, "max_delay_us": 50, "priority_aging_ms": 9,
             "buckets": [], "axes": {},
         },
+        "devices": [],
         "stepwise": false,
         "lanes": 2,
         "intra_op_threads": 1,

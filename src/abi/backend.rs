@@ -33,7 +33,7 @@ pub struct blaze_host {
     pub is_cancelled: Option<unsafe extern "C" fn(call: *const blaze_call) -> u32>,
     /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
     /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
-    /// it (the output's `memory`) in a device's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    /// it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
     pub output: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -60,7 +60,7 @@ pub struct blaze_host {
             purpose: u32,
         ) -> *mut c_void,
     >,
-    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without

@@ -179,7 +179,29 @@ pub fn budget_by_report(report: &serde_json::Value, number: i32) -> Option<u64> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::HostSpace;
     use serde_json::json;
+
+    #[test]
+    fn blocks_of_a_lost_device_are_freed_and_not_used_again() {
+        let ledger = Ledger::new(None);
+        let pool = || Pool::new(Arc::clone(&ledger), Box::new(HostSpace));
+        let device = Device::new("far", 0, "far:0".into(), pool());
+        let in_use = device.pool().take(1000).unwrap();
+        drop(device.pool().take(5000).unwrap());
+        assert_eq!((device.pool().idle_bytes(), ledger.used()), (5120, 5120 + 1024));
+        device.renew(pool());
+        assert_eq!((device.pool().idle_bytes(), ledger.used()), (0, 1024), "what was idle is freed");
+        let new = device.pool().take(1000).unwrap();
+        drop(in_use);
+        assert_eq!(
+            (device.pool().idle_bytes(), ledger.used()),
+            (0, 1024),
+            "what was in use is, when it is given back"
+        );
+        drop(new);
+        assert_eq!(device.pool().idle_bytes(), 1024);
+    }
 
     #[test]
     fn the_usual_budget_is_nine_tenths_of_what_is_free() {

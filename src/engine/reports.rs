@@ -104,6 +104,7 @@ pub fn describe(model: &Model) -> Value {
             "buckets": config.batching.buckets,
             "axes": config.batching.axes,
         },
+        "devices": model.devices,
         "stepwise": model.is_stepwise(),
         "lanes": model.lanes(),
         "intra_op_threads": model.intra_op_threads.load(Ordering::Relaxed),

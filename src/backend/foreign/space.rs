@@ -212,6 +212,9 @@ impl Places {
         size: usize,
         purpose: u32,
     ) -> Result<*mut c_void> {
+        if isize::try_from(size).is_err() {
+            return Err(refusal("so much memory there is nowhere"));
+        }
         let (on_device, pool) = match memory {
             BLAZE_MEMORY_PINNED => (None, self.pinned(device)?),
             BLAZE_MEMORY_CUDA => {
