@@ -1,16 +1,18 @@
 //! Models that work on several requests at a time, each of them in many steps, and what these say before they end.
 
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{OutputPlace, Tensor};
 use std::any::Any;
 use std::sync::Arc;
 
 /// A model of this kind. One thread at a time calls it.
 pub trait Stepwise: Send + Sync {
-    /// Begins a request. `inputs` are in the signature's order; `None` is an optional input that was not given.
+    /// Begins a request. `inputs` are in the signature's order; `None` is an optional input that was not given. `places` say
+    /// where each output is wanted; none of them: on the host.
     fn begin(
         self: Arc<Self>,
         inputs: Arc<Vec<Option<Tensor>>>,
+        places: &[OutputPlace],
         sink: Arc<dyn Sink>,
     ) -> Result<Box<dyn Sequence>>;
 

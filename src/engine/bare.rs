@@ -25,7 +25,7 @@ impl Lane<'_> {
     }
 
     /// Where the request wants its outputs, if it says so.
-    fn places(&self) -> Option<&[OutputPlace]> {
+    pub fn places(&self) -> Option<&[OutputPlace]> {
         // SAFETY: written, and held by the lane.
         if !unsafe { self.batch.request(0) }.flags.on_device {
             return None;

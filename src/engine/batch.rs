@@ -78,10 +78,10 @@ pub struct Flags {
     pub routed: bool,
     /// It is an attempt for a request that has its ticket elsewhere, or for nobody.
     pub child: bool,
-    /// It has tensors in a device's memory, or wants some: it is run as it is, and once.
-    pub on_device: bool,
     /// Its model is a stepwise one: see `stream`.
     pub streams: bool,
+    /// It has tensors in a device's memory, or wants some: it is run as it is, and once.
+    pub on_device: bool,
 }
 
 #[repr(align(64))]

@@ -109,16 +109,16 @@ impl Lines {
         }
     }
 
-    /// Batches are made in this pool, rather than in the engine's.
-    pub fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
-        Lines { pool, ..self }
-    }
-
     /// Has every request come with tensors of its own, whatever their shapes.
     #[must_use]
     pub fn bare(mut self) -> Self {
         self.bare = true;
         self
+    }
+
+    /// Batches are made in this pool, rather than in the engine's.
+    pub fn with_pool(self, pool: Option<Arc<Pool>>) -> Self {
+        Lines { pool, ..self }
     }
 
     pub fn max_rows(&self) -> usize {

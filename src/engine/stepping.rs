@@ -211,13 +211,13 @@ impl Live {
             own,
             listener: batch.listener(0, own),
         };
-        let inputs = lane.bare_inputs();
+        let (inputs, places) = (lane.bare_inputs(), lane.places().unwrap_or_default());
         catch(|| {
             let backend = model.backend()?.stepwise().ok_or_else(|| {
                 let text = "the model was loaded anew, and does not advance by steps any more";
                 Error::new(Status::BackendFailed, text)
             })?;
-            let sequence = Arc::clone(&backend).begin(inputs, Arc::new(voice))?;
+            let sequence = Arc::clone(&backend).begin(inputs, places, Arc::new(voice))?;
             Ok((stream, sequence, backend))
         })
     }
@@ -273,8 +273,9 @@ fn close(
     };
     match &result {
         Ok(_) => lane.record_outcome(None),
-        Err(error) if counts && error.status != Status::Cancelled => lane.record_outcome(Some(error)),
-        Err(_) => (),
+        // The host's memory on a device may be too small for an output.
+        Err(error) if !counts || matches!(error.status, Status::Cancelled | Status::BufferTooSmall) => (),
+        Err(error) => lane.record_outcome(Some(error)),
     }
     lane.batch.interrupt.set_stopper(None);
     lane.finish(result, started_ns, now_ns());

@@ -19,6 +19,8 @@ struct backend {
     atomic_int full;         /* how often there was no room */
     atomic_int refused;      /* how often nobody wanted what was said */
     atomic_int only_text;    /* there are no outputs */
+    atomic_int on_device;    /* it has one, whose memory nobody but itself can reach */
+    atomic_size_t far, next; /* bytes there that are not freed, and where the next ones are */
     atomic_int stubborn;     /* never finishes */
     atomic_int breaks;       /* which word: see `break_word` */
     atomic_int broken;
@@ -32,6 +34,7 @@ struct sequence {
     blaze_call *call;
     const blaze_backend_run *run;
     int64_t n, done;
+    void *cache; /* on the device */
 };
 
 static void open_backend(void *user, const blaze_host *host) {
@@ -64,11 +67,31 @@ static blaze_status describe(void *user, void *model, char *buffer, size_t capac
         " \"outputs\": [{\"name\": \"count\", \"dtype\": \"i64\", \"shape\": [\"k\"]}], \"on_cpu\": false, \"memory_bytes\": 1048576}";
     struct backend *own = user;
     (void)model;
-    const char *text = atomic_load(&own->only_text) ? only : usual;
+    static const char far[] = "{\"inputs\": [{\"name\": \"n\", \"dtype\": \"i64\", \"shape\": [1]},"
+                              "              {\"name\": \"more\", \"dtype\": \"u8\", \"shape\": [\"bytes\"], \"optional\": true}],"
+                              " \"outputs\": [{\"name\": \"count\", \"dtype\": \"i64\", \"shape\": [\"k\"]}], \"devices\": [0]}";
+    const char *text = atomic_load(&own->only_text) ? only : atomic_load(&own->on_device) ? far : usual;
     *needed = strlen(text) + 1;
     if (*needed > capacity) return BLAZE_STATUS_BUFFER_TOO_SMALL;
     memcpy(buffer, text, *needed);
     return BLAZE_STATUS_OK;
+}
+
+#define FAR ((size_t)0x7100000000000000) /* no address of any host's */
+
+static void *allocate(void *user, blaze_memory memory, int32_t device, size_t bytes) {
+    struct backend *own = user;
+    CHECK_INT(memory, BLAZE_MEMORY_CUDA);
+    CHECK_INT(device, 0);
+    atomic_fetch_add(&own->far, bytes);
+    return (void *)(FAR + atomic_fetch_add(&own->next, (bytes + 255) / 256 * 256));
+}
+
+static void free_memory(void *user, blaze_memory memory, int32_t device, void *address, size_t bytes) {
+    struct backend *own = user;
+    (void)memory, (void)device;
+    CHECK((size_t)address >= FAR);
+    atomic_fetch_sub(&own->far, bytes);
 }
 
 static void unload(void *user, void *model) {
@@ -82,6 +105,14 @@ static void finish_well(struct sequence *sequence) {
     const blaze_host *host = sequence->own->host;
     const int64_t shape[] = {1};
     void *data = NULL;
+    const blaze_tensor *wanted = atomic_load(&sequence->own->only_text) ? NULL : sequence->run->outputs;
+    if (wanted && wanted->memory == BLAZE_MEMORY_CUDA) {
+        CHECK_STATUS(host->output(sequence->call, 0, shape, 1, BLAZE_MEMORY_HOST, 0, &data), INVALID_ARGUMENT);
+        CHECK_STATUS(host->output(sequence->call, 0, shape, 1, wanted->memory, wanted->device, &data), OK);
+        CHECK((size_t)data >= FAR);
+        host->finish(sequence->call, BLAZE_STATUS_OK, NULL);
+        return;
+    }
     blaze_status status = host->output(sequence->call, 0, shape, 1, BLAZE_MEMORY_HOST, 0, &data);
     CHECK_INT(status, atomic_load(&sequence->own->only_text) ? BLAZE_STATUS_INVALID_ARGUMENT : BLAZE_STATUS_OK);
     if (data) *(int64_t *)data = sequence->done;
@@ -101,7 +132,12 @@ static blaze_status begin(void *user, void *model, const blaze_backend_run *run,
         return atomic_load(&own->fail_begin);
     }
     struct sequence *sequence = calloc(1, sizeof *sequence);
-    *sequence = (struct sequence){own, call, run, *(const int64_t *)run->inputs[0].data, 0};
+    *sequence = (struct sequence){own, call, run, *(const int64_t *)run->inputs[0].data, 0, NULL};
+    if (atomic_load(&own->on_device)) {
+        sequence->cache = own->host->take(call, BLAZE_MEMORY_CUDA, 0, 4096, BLAZE_PURPOSE_BUFFERS);
+        CHECK(sequence->cache);
+        if (run->inputs[1].data) CHECK((size_t)run->inputs[1].data >= FAR && run->inputs[1].memory == BLAZE_MEMORY_CUDA);
+    }
     int begins = atomic_fetch_add(&own->begins, 1);
     if (begins < (int)COUNT(own->order)) own->order[begins] = sequence->n;
     int live = atomic_fetch_add(&own->live, 1) + 1, most = atomic_load(&own->most_live);
@@ -123,6 +159,7 @@ static void end(void *user, void *model, void *state) {
     CHECK(sequence->own == own);
     CHECK_INT(*(const int64_t *)sequence->run->inputs[0].data, sequence->n); /* still there */
     sequence->own = NULL;
+    if (sequence->cache) own->host->give(own->host, sequence->cache);
     free(sequence);
     atomic_fetch_add(&own->ends, 1);
     atomic_fetch_sub(&own->live, 1);
@@ -709,6 +746,50 @@ static void a_model_may_have_nothing_but_text(void) {
     CHECK_STATUS(blaze_backend_register(rig.engine, &own.functions, &error), NULL_POINTER);
     CHECK_TEXT(error.message, "backend.begin"); /* not one or two of the three */
     blaze_engine_destroy(rig.engine);
+}
+
+/* With tensors that only the device can reach, and memory of its for as long as a request lives. */
+static void tensors_may_be_on_a_device(void) {
+    struct backend own;
+    make(&own);
+    own.functions.allocate = allocate, own.functions.free = free_memory;
+    atomic_store(&own.on_device, 1);
+    struct rig rig = rig_of(&own, "{}", "");
+    for (int i = 0; i < 4; i++) {
+        const int64_t shapes[2][1] = {{1}, {7}};
+        const int64_t n = 5;
+        blaze_tensor inputs[2] = {BLAZE_TENSOR_INIT, BLAZE_TENSOR_INIT};
+        blaze_request request = BLAZE_REQUEST_INIT;
+        inputs[0].dtype = BLAZE_DTYPE_I64, inputs[0].shape = shapes[0], inputs[0].rank = 1;
+        inputs[0].data = (void *)(uintptr_t)&n, inputs[0].size_bytes = sizeof n;
+        inputs[1].dtype = BLAZE_DTYPE_U8, inputs[1].shape = shapes[1], inputs[1].rank = 1;
+        inputs[1].data = (void *)(FAR + 64), inputs[1].size_bytes = 7, inputs[1].memory = BLAZE_MEMORY_CUDA;
+        request.model = rig.model, request.inputs = inputs, request.inputs_count = 2;
+        request.flags = BLAZE_REQUEST_BORROW | BLAZE_REQUEST_DEVICE_OUTPUTS;
+        blaze_ticket ticket = submit(&rig, &request);
+        if (i == 3) blaze_cancel(rig.engine, ticket); /* unless it has ended */
+        int more = 1;
+        while (more) {
+            blaze_event event = next_event(rig.queue);
+            CHECK_INT(event.ticket, ticket);
+            more = event.flags & BLAZE_EVENT_FLAG_MORE;
+            if (event.kind == BLAZE_EVENT_DONE && event.status == BLAZE_STATUS_OK) {
+                blaze_tensor view = BLAZE_TENSOR_INIT;
+                CHECK_STATUS(blaze_event_output(&event, 0, &view), OK);
+                CHECK_INT(view.memory, BLAZE_MEMORY_CUDA);
+                CHECK_INT(view.size_bytes, sizeof(int64_t));
+                CHECK((size_t)view.data >= FAR);
+                CHECK(event.flags & BLAZE_EVENT_FLAG_BUFFERS_RELEASED);
+            } else if (event.kind == BLAZE_EVENT_DONE) {
+                CHECK_INT(i, 3);
+            }
+            blaze_event_release(&event);
+        }
+    }
+    is_answer(answer_of(rig.queue, submit_for(&rig, 4)), BLAZE_STATUS_OK, 4, 0); /* on the host, too */
+    CHECK(atomic_load(&own.far) > 0);
+    is_closed(&rig, &own);
+    CHECK_INT(atomic_load(&own.far), 0);
 }
 
 static void *unload_model(void *argument) {
@@ -1327,6 +1408,7 @@ int main(int argc, char **argv) {
         TEST(a_pump_makes_one_step_at_a_time),
         TEST(infer_gives_all_of_the_text),
         TEST(a_model_may_have_nothing_but_text),
+        TEST(tensors_may_be_on_a_device),
         TEST(unloading_waits_for_those_that_live),
         TEST(a_shutdown_ends_them),
         TEST(what_fails_says_why),

@@ -72,10 +72,10 @@ impl<'a> Call<'a> {
     }
 
     /// Every output of a run that ended so. Of what the host is to blame for, the backend says less.
-    pub fn into_outputs_of(mut self, ran: Result<()>) -> Result<Vec<Tensor>> {
+    pub fn outputs_of(&mut self, ran: Result<()>) -> Result<Vec<Tensor>> {
         match self.too_small.take() {
             Some(error) => Err(error),
-            None => ran.and_then(|()| self.into_outputs()),
+            None => ran.and_then(|()| self.take_outputs()),
         }
     }
 

@@ -136,6 +136,24 @@ pub fn given_tensors(signature: &Signature, inputs: &[Option<Tensor>]) -> Vec<bl
     given.collect()
 }
 
+/// Outputs, and where each is wanted. Their shapes are the backend's to say: it asks for the memory, also for what the host
+/// lends.
+pub fn wanted_tensors(signature: &Signature, places: &[OutputPlace]) -> Vec<blaze_tensor> {
+    let wanted = signature.outputs.iter().enumerate().map(|(index, spec)| {
+        let mut bare = bare_tensor(spec);
+        let on = match places.get(index) {
+            Some(OutputPlace::Device(device)) => Some(*device),
+            Some(OutputPlace::Buffer(range)) => Some(range.device),
+            Some(OutputPlace::Host) | None => None,
+        };
+        if let Some(device) = on {
+            (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, device);
+        }
+        bare
+    });
+    wanted.collect()
+}
+
 /// A run of all inputs and outputs.
 pub fn run_of(
     inputs: &[blaze_tensor],
@@ -164,9 +182,8 @@ impl Model for ForeignModel {
         self.run_placed(inputs, &[], interrupt)
     }
 
-    /// Requests of models that advance by steps are in host memory.
     fn devices(&self) -> &[i32] {
-        if self.backend.is_stepwise() { &[] } else { self.description.devices() }
+        self.description.devices()
     }
 
     fn run_placed(
@@ -176,23 +193,10 @@ impl Model for ForeignModel {
         interrupt: &Interrupt,
     ) -> Result<Vec<Tensor>> {
         let given = given_tensors(&self.signature, inputs);
-        // Their shapes are the backend's to say: it asks for the memory, also for what the host lends.
-        let wanted = self.signature.outputs.iter().enumerate().map(|(index, spec)| {
-            let mut bare = bare_tensor(spec);
-            let on = match outputs.get(index) {
-                Some(OutputPlace::Device(device)) => Some(*device),
-                Some(OutputPlace::Buffer(range)) => Some(range.device),
-                Some(OutputPlace::Host) | None => None,
-            };
-            if let Some(device) = on {
-                (bare.memory, bare.device) = (BLAZE_MEMORY_CUDA, device);
-            }
-            bare
-        });
-        let wanted: Vec<blaze_tensor> = wanted.collect();
+        let wanted = wanted_tensors(&self.signature, outputs);
         let mut call = self.call(interrupt).to(outputs);
         let ran = self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call);
-        call.into_outputs_of(ran)
+        call.outputs_of(ran)
     }
 
     fn prepare(
@@ -216,7 +220,7 @@ impl Model for ForeignModel {
     }
 
     fn provider(&self) -> ProviderReport {
-        ProviderReport { used: self.provider.clone(), ..ProviderReport::default() }
+        ProviderReport { used: self.provider.clone(), rejected: Vec::new() }
     }
 
     fn memory_bytes(&self) -> u64 {

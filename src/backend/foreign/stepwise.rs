@@ -1,9 +1,9 @@
 //! Requests that advance by steps: each has a call of its own, from `begin` to `end`, by which the backend says what comes of
 //! it.
 
-use super::call::Call;
-use super::model::{ForeignModel, bare_tensor, given_tensors, run_of};
 use super::blaze_status;
+use super::call::Call;
+use super::model::{ForeignModel, given_tensors, run_of, wanted_tensors};
 use crate::abi::backend::{blaze_backend_run, blaze_call};
 use crate::abi::status::BLAZE_STATUS_OK;
 use crate::abi::tensor::blaze_tensor;
@@ -11,7 +11,7 @@ use crate::backend::{Interrupt, Model, Sequence, Sink, Stepwise};
 use crate::error::{Error, Result, Status};
 use crate::panics::catch;
 use crate::sync::{Mutex, lock};
-use crate::tensor::Tensor;
+use crate::tensor::{OutputPlace, Tensor};
 use std::any::Any;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
@@ -54,6 +54,7 @@ struct ForeignSequence {
 struct Asked {
     inputs: Vec<blaze_tensor>,
     outputs: Vec<blaze_tensor>,
+    places: Box<[OutputPlace]>,
     run: Option<blaze_backend_run>,
 }
 
@@ -64,19 +65,28 @@ impl Stepwise for ForeignModel {
     fn begin(
         self: Arc<Self>,
         inputs: Arc<Vec<Option<Tensor>>>,
+        places: &[OutputPlace],
         sink: Arc<dyn Sink>,
     ) -> Result<Box<dyn Sequence>> {
         let signature = Arc::clone(Model::signature(&*self));
         let mut asked = Box::new(Asked {
             inputs: given_tensors(&signature, &inputs),
-            outputs: signature.outputs.iter().map(bare_tensor).collect(),
+            outputs: wanted_tensors(&signature, places),
+            places: places.into(),
             run: None,
         });
         asked.run = Some(run_of(&asked.inputs, &asked.outputs, 0, 1));
         let interrupt = Box::new(Interrupt::new());
-        // SAFETY: both are in boxes or behind an `Arc` that the sequence keeps longer than its call: see `Drop`.
-        let (model, waits) = unsafe { (&*Arc::as_ptr(&self), &*ptr::from_ref(&*interrupt)) };
-        let mut call = Box::new(model.call(waits));
+        // SAFETY: the model, the interrupt and what is asked for are in boxes or behind an `Arc` that the sequence keeps longer
+        // than its call: see `Drop`.
+        let (own, waits, places) = unsafe {
+            (
+                &*Arc::as_ptr(&self),
+                &*ptr::from_ref(&*interrupt),
+                &*ptr::from_ref::<[OutputPlace]>(&asked.places),
+            )
+        };
+        let mut call = Box::new(own.call(waits).to(places));
         call.told = Some(Told { sink, end: Arc::default() });
         let mut sequence = Box::new(ForeignSequence {
             state: ptr::null_mut(),
@@ -132,7 +142,7 @@ impl Sequence for ForeignSequence {
         // say of what it has finished.
         let call = unsafe { &mut *self.call };
         let how = lock(&call.told.as_ref()?.end).how.take()?;
-        Some(how.and_then(|()| call.take_outputs()))
+        Some(call.outputs_of(how))
     }
 }
 

@@ -4,7 +4,7 @@ use super::MockModel;
 use crate::backend::{Sequence, Sink, Stepwise};
 use crate::clock::now_ns;
 use crate::error::{Error, Result, Status};
-use crate::tensor::Tensor;
+use crate::tensor::{OutputPlace, Tensor};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ impl Stepwise for MockModel {
     fn begin(
         self: Arc<Self>,
         inputs: Arc<Vec<Option<Tensor>>>,
+        _: &[OutputPlace],
         sink: Arc<dyn Sink>,
     ) -> Result<Box<dyn Sequence>> {
         Ok(Box::new(MockSequence { inputs, sink, done: 0, end: None }))
