@@ -282,6 +282,16 @@ static void without_a_driver_or_a_device_the_engine_works(void) {
     setenv("FAKECUDA_DEVICES", "2", 1);
 }
 
+/* As it is configured where there is a GPU. Here there need not be one, nor a driver: then health says what the loader says. */
+static void its_name_is_enough(void) {
+    blaze_engine *engine = new_engine("{\"plugins\": [\"cuda\"], \"threads\": 1}");
+    const char *error = json_text(health_text(engine), "plugins[0].error");
+    if (!strcmp(error, "null")) CHECK_JSON(health_text(engine), "plugins[0].backend", "cuda");
+    else CHECK_TEXT(error, "libcuda.so.1");
+    CHECK_TEXT(json_text(health_text(engine), "plugins[0].file"), "libblaze_cuda.so");
+    blaze_engine_destroy(engine);
+}
+
 /* Memory ---------------------------------------------------------------------------------------------------------- */
 
 static void everything_goes_back(void) {
@@ -765,6 +775,7 @@ int main(int argc, char **argv) {
         TEST(manifests_are_checked),
         TEST(options_are_checked),
         TEST(without_a_driver_or_a_device_the_engine_works),
+        TEST(its_name_is_enough),
         TEST(everything_goes_back),
         TEST(models_leave_a_device_for_others),
         TEST(tensors_on_a_device_stay_there),
