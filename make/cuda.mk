@@ -16,6 +16,10 @@ cuda-plugin: ## build the CUDA backend, libblaze_cuda.so; no CUDA is needed
 test-cuda: ## test the CUDA backend with a fake driver, in every way, and check the committed GPU code
 	@$(MAKE) --no-print-directory -j1 test-cuda-unit ptx-check test-cuda-plain test-cuda-sanitized test-cuda-valgrind
 
+.PHONY: install-cuda
+install-cuda: cuda-plugin ## install the CUDA backend beside libblaze, as `make install` does
+	install -D -m 755 $(CUDA_PLUGIN) $(DESTDIR)$(LIBDIR)/libblaze_cuda.so
+
 # The lint of the Makefile is for Blaze's own crate.
 lint: lint-cuda
 .PHONY: lint-cuda

@@ -115,6 +115,42 @@ static void buckets_are_one_launch(void) {
     }
 }
 
+/* A batch fails, and its requests are run one by one, from where their rows are: not from the first row, as the graph of one row. */
+static void a_graph_is_only_for_the_memory_that_it_was_made_for(void) {
+    struct rig rig = cuda_rig("\"threads\": 1", SCALE(", \"lanes\": 1, \"batching\": {\"max_rows\": 8, \"buckets\": [1, 8]}"));
+    triples(&rig);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    unsigned long failures = 0;
+    fakecuda_clear();
+    while (failures < 3 && blaze_now_ns() < until) {
+        int alone = 0;
+        fakecuda_kernel_ns(10 * MILLISECOND); /* so that requests wait for one another */
+        submit_simple(&rig, 1);
+        sleep_ns(2 * MILLISECOND);
+        fakecuda_fail("cuGraphLaunch", 1, 1);
+        for (uint64_t i = 2; i < 10; i++) {
+            const float x[4] = {(float)i, 2, 3, (float)(10 * i)};
+            struct call call;
+            call_with(&call, rig.model, x, 1, 4)->user_data = i;
+            submit(&rig, &call.request);
+        }
+        for (int i = 0; i < 9; i++) {
+            blaze_event event = next_event(rig.queue);
+            float n = (float)event.user_data;
+            alone |= event.status == BLAZE_STATUS_BACKEND_FAILED; /* nobody had joined it */
+            if (event.status && !alone) FAIL("%s", blaze_status_name(event.status));
+            if (!event.status && event.user_data > 1) CHECK_FLOATS(floats(&event, 0), 3 * n, 6, 9, 30 * n);
+            blaze_event_release(&event);
+        }
+        failures += fakecuda_has_failed() && !alone;
+        fakecuda_fail(NULL, 0, 0);
+    }
+    fakecuda_kernel_ns(0);
+    CHECK_INT(failures, 3);
+    CHECK(fakecuda_count("cuLaunchKernel") > 0); /* without a graph */
+    cuda_down(&rig);
+}
+
 static void an_engine_without_threads_runs_them_too(void) {
     struct rig rig = cuda_rig("\"threads\": 0", SCALE(", \"batching\": {\"max_rows\": 8, \"buckets\": [1, 8]}"));
     triples(&rig);
@@ -280,6 +316,16 @@ static void without_a_driver_or_a_device_the_engine_works(void) {
         cuda_down(&rig);
     }
     setenv("FAKECUDA_DEVICES", "2", 1);
+}
+
+/* As it is configured where there is a GPU. Here there need not be one, nor a driver: then health says what the loader says. */
+static void its_name_is_enough(void) {
+    blaze_engine *engine = new_engine("{\"plugins\": [\"cuda\"], \"threads\": 1}");
+    const char *error = json_text(health_text(engine), "plugins[0].error");
+    if (!strcmp(error, "null")) CHECK_JSON(health_text(engine), "plugins[0].backend", "cuda");
+    else CHECK_TEXT(error, "libcuda.so.1");
+    CHECK_TEXT(json_text(health_text(engine), "plugins[0].file"), "libblaze_cuda.so");
+    blaze_engine_destroy(engine);
 }
 
 /* Memory ---------------------------------------------------------------------------------------------------------- */
@@ -758,6 +804,7 @@ int main(int argc, char **argv) {
         TEST(kernels_follow_one_another),
         TEST(two_inputs_are_two_copies),
         TEST(buckets_are_one_launch),
+        TEST(a_graph_is_only_for_the_memory_that_it_was_made_for),
         TEST(an_engine_without_threads_runs_them_too),
         TEST(lanes_have_streams_of_their_own),
         TEST(runs_are_spread_over_devices),
@@ -765,6 +812,7 @@ int main(int argc, char **argv) {
         TEST(manifests_are_checked),
         TEST(options_are_checked),
         TEST(without_a_driver_or_a_device_the_engine_works),
+        TEST(its_name_is_enough),
         TEST(everything_goes_back),
         TEST(models_leave_a_device_for_others),
         TEST(tensors_on_a_device_stay_there),
