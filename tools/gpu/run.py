@@ -293,6 +293,17 @@ def cuda_plugin(bench, driver, label):
             report.skip("share of the float32 peak", "the device does not say how fast it is")
 
     bench.try_("arithmetic of " + where, arithmetic)
+    models.write_crash(work, "crash", 4)
+
+    def loss():
+        culprit = {"name": "crash", "backend": "cuda", "path": str(work / "crash.json"), "warmup": False}
+        found = bench.program("gpu_model", "loss", *model("scale"), "--culprit", json.dumps(culprit), "--columns", 4, "--results", 4)
+        if found["status"] != "DEVICE_LOST":
+            raise Failure("the broken kernel's run ended with %s: %s" % (found["status"], found["message"]))
+        report.add("after a kernel that breaks the device, answers again after", where + ": scale",
+                   "%.2f s" % found["back_after"], "", "", label)
+
+    bench.try_("a lost device", loss)
     loads(bench, where + ": mlp", model("mlp") + ["--columns", 64, "--results", 8], driver, label)
 
 
