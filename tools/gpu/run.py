@@ -307,10 +307,10 @@ def cuda_plugin(bench, driver, label):
     loads(bench, where + ": mlp", model("mlp") + ["--columns", 64, "--results", 8], driver, label)
 
 
-def loads(bench, where, options, driver, label):
-    """What a thousand loads leave behind."""
-    report, quick = bench.report, bench.arguments.quick
-    rounds = 40 if quick else 1000
+def loads(bench, where, options, driver, label, rounds=1000):
+    """What so many loads leave behind."""
+    report = bench.report
+    rounds = min(rounds, 40) if bench.arguments.quick else rounds
     options = options + ["--rounds", rounds] + (["--driver", driver] if driver else [])
 
     def work():
@@ -343,9 +343,13 @@ def onnx(bench, provider, library, driver):
 
     def model(network, options=None):
         entry = {"name": provider, "required": True}
+        config = {"name": "m", "path": str(work / (network.name + ".onnx")), "providers": [entry], "lanes": 2}
+        if provider == "tensorrt":
+            # It compiles for every shape, for seconds each.
+            options = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(work)}
+            config["batching"] = {"max_rows": 64, "buckets": [1, 64]}
         if options:
             entry["options"] = options
-        config = {"name": "m", "path": str(work / (network.name + ".onnx")), "providers": [entry], "lanes": 2}
         return ["--model", json.dumps(config), "--columns", network.sizes[0], "--results", network.sizes[-1]]
 
     networks[0].write_onnx(work)
@@ -394,7 +398,7 @@ def onnx(bench, provider, library, driver):
                 report.add("one request, " + text, name, microseconds(with_), microseconds(without), "+" + microseconds(with_ - without))
 
         bench.try_("speed of " + name, speed)
-    loads(bench, where + ": mlp", model(networks[0]), driver if provider != "cpu" else None, "")
+    loads(bench, where + ": mlp", model(networks[0]), driver if provider != "cpu" else None, "", 20 if provider == "tensorrt" else 1000)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------------
