@@ -216,7 +216,8 @@ typedef struct blaze_allocator {
 ///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
 ///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
-///                     without work, until they are given back), "tune_heap" (null: if there is a budget)},
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget), "devices" ({}: bytes
+///                     of devices' memory, such as {"cuda:0": 4000000000})},
 ///                     "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
 ///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),
@@ -1217,10 +1218,11 @@ blaze_status blaze_health(blaze_engine *engine, struct blaze_health_info *out);
 ///   "performance": "p99_ns" of the latest second, "usual_p99_ns", and whether it is "slow";
 /// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
 ///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
-///   "evictions", and "misses": requests for a model that was not in memory;
+///   "evictions", and "misses": requests for a model that was not in memory; "devices": for each one that is used its
+///   "name" (backend and number), "budget_bytes" (null: none), "used_bytes", and "pooled_bytes" of them, kept for later;
 /// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
-///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
-///   "reloads", "evicted_because" and "reload_error" (text or null);
+///   "reloading"), "buffer_bytes", "device_bytes" (by the device's name), and "memory": "bytes" and "load_ns" (as measured
+///   the last time), "evictions", "reloads", "evicted_because" and "reload_error" (text or null);
 /// - "loading": the names, with their versions, of models that are being loaded for the first time;
 /// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
 /// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those
@@ -1559,7 +1561,7 @@ typedef struct blaze_host {
     uint32_t (*is_cancelled)(const struct blaze_call *call);
     /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
     /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
-    /// it (the output's `memory`) in a device's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    /// it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
     blaze_status (*output)(struct blaze_call *call,
                            uint32_t index,
                            const int64_t *shape,
@@ -1578,7 +1580,7 @@ typedef struct blaze_host {
                   int32_t device,
                   size_t size_bytes,
                   uint32_t purpose);
-    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
@@ -1715,9 +1717,11 @@ typedef struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Optional.
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// `free`, even if the device is lost. Optional.
     void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
-    /// Takes it back; required with `allocate`.
+    /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
+    /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
     /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
     /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.

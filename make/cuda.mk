@@ -16,6 +16,13 @@ cuda-plugin: ## build the CUDA backend, libblaze_cuda.so; no CUDA is needed
 test-cuda: ## test the CUDA backend with a fake driver, in every way, and check the committed GPU code
 	@$(MAKE) --no-print-directory -j1 test-cuda-unit ptx-check test-cuda-plain test-cuda-sanitized test-cuda-valgrind
 
+# The lint of the Makefile is for Blaze's own crate.
+lint: lint-cuda
+.PHONY: lint-cuda
+lint-cuda:
+	$(CARGO) fmt --check --manifest-path plugins/cuda/Cargo.toml
+	$(CARGO) clippy --locked --all-targets --manifest-path plugins/cuda/Cargo.toml --target-dir target/cuda-plugin -- -D warnings
+
 .PHONY: test-cuda-unit
 test-cuda-unit:
 	$(CARGO) test --locked --manifest-path plugins/cuda/Cargo.toml --target-dir target/cuda-plugin
@@ -40,6 +47,9 @@ $(FAKECUDA)/asan_cuda: tests/c/cuda.c tests/c/cuda.h tests/c/check.h tests/c/jso
 
 .PHONY: test-cuda-plain
 test-cuda-plain: cuda-plugin release onnxruntime $(FAKECUDA)/test_cuda
+	@test "$$(nm -D --defined-only $(CUDA_PLUGIN) | awk '{print $$3}' | sort | tr '\n' ' ')" = "blaze_plugin_abi blaze_plugin_open " \
+	    || { echo "the plugin exports something else than it should"; exit 1; }
+	@! ldd $(CUDA_PLUGIN) | grep -i -e cuda -e nvidia || { echo "the plugin cannot be loaded without CUDA"; exit 1; }
 	@echo "== cuda"; $(FAKECUDA)/test_cuda
 
 .PHONY: test-cuda-sanitized

@@ -33,7 +33,7 @@ pub struct blaze_host {
     pub is_cancelled: Option<unsafe extern "C" fn(call: *const blaze_call) -> u32>,
     /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
     /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
-    /// it (the output's `memory`) in a device's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    /// it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
     pub output: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -60,7 +60,7 @@ pub struct blaze_host {
             purpose: u32,
         ) -> *mut c_void,
     >,
-    /// Gives back what `take` has returned. What a model has is to be given back by the end of `unload`, or of a `load` that
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
     /// fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text BLAZE_EVENT_TOKEN, without BLAZE_EVENT_PROGRESS. Returns OK;
@@ -245,7 +245,8 @@ pub struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     pub end: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, state: *mut c_void)>,
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Optional.
+    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// `free`, even if the device is lost. Optional.
     pub allocate: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -254,7 +255,8 @@ pub struct blaze_backend {
             size_bytes: usize,
         ) -> *mut c_void,
     >,
-    /// Takes it back; required with `allocate`.
+    /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
+    /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     pub free: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

@@ -15,13 +15,25 @@ pub struct Device {
     pub name: String,
     pub backend: String,
     pub number: i32,
-    /// Of its memory; with a ledger of its own.
-    pub pool: Arc<Pool>,
+    /// What is taken of its memory.
+    pub ledger: Arc<Ledger>,
+    pool: Mutex<Arc<Pool>>,
 }
 
 impl Device {
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        self.pool.ledger()
+    pub fn new(backend: &str, number: i32, name: String, pool: Arc<Pool>) -> Arc<Self> {
+        let ledger = Arc::clone(pool.ledger());
+        Arc::new(Device { name, backend: backend.to_owned(), number, ledger, pool: Mutex::new(pool) })
+    }
+
+    pub fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&lock(&self.pool))
+    }
+
+    /// Has blocks come from another pool: those of the one before are freed rather than used again.
+    pub fn renew(&self, pool: Arc<Pool>) {
+        let old = std::mem::replace(&mut *lock(&self.pool), pool);
+        old.set_limit(0); // what is in use now is freed when it is given back
     }
 }
 
@@ -115,7 +127,8 @@ impl Devices {
     /// Whether there is memory, on devices or pinned, that nobody uses.
     pub fn has_spare(&self) -> bool {
         self.any.load(Ordering::Acquire)
-            && (self.pinned_idle_bytes() > 0 || self.all().iter().any(|device| device.pool.idle_bytes() > 0))
+            && (self.pinned_idle_bytes() > 0
+                || self.all().iter().any(|device| device.pool().idle_bytes() > 0))
     }
 
     /// Frees pinned memory that nobody uses. Returns how many bytes.
@@ -130,14 +143,14 @@ impl Devices {
     pub fn trim(&self) {
         if self.any.load(Ordering::Acquire) {
             self.trim_pinned();
-            self.all().iter().for_each(|device| _ = device.pool.trim(0));
+            self.all().iter().for_each(|device| _ = device.pool().trim(0));
         }
     }
 
     /// Frees what nobody has used for so long.
     pub fn trim_older(&self, now_ns: u64, age_ns: u64) {
         if self.any.load(Ordering::Acquire) {
-            let devices = self.all().into_iter().map(|device| Arc::clone(&device.pool));
+            let devices = self.all().into_iter().map(|device| device.pool());
             for pool in self.pinned().into_iter().chain(devices) {
                 pool.trim_older(now_ns, age_ns);
             }
@@ -166,7 +179,29 @@ pub fn budget_by_report(report: &serde_json::Value, number: i32) -> Option<u64> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::HostSpace;
     use serde_json::json;
+
+    #[test]
+    fn blocks_of_a_lost_device_are_freed_and_not_used_again() {
+        let ledger = Ledger::new(None);
+        let pool = || Pool::new(Arc::clone(&ledger), Box::new(HostSpace));
+        let device = Device::new("far", 0, "far:0".into(), pool());
+        let in_use = device.pool().take(1000).unwrap();
+        drop(device.pool().take(5000).unwrap());
+        assert_eq!((device.pool().idle_bytes(), ledger.used()), (5120, 5120 + 1024));
+        device.renew(pool());
+        assert_eq!((device.pool().idle_bytes(), ledger.used()), (0, 1024), "what was idle is freed");
+        let new = device.pool().take(1000).unwrap();
+        drop(in_use);
+        assert_eq!(
+            (device.pool().idle_bytes(), ledger.used()),
+            (0, 1024),
+            "what was in use is, when it is given back"
+        );
+        drop(new);
+        assert_eq!(device.pool().idle_bytes(), 1024);
+    }
 
     #[test]
     fn the_usual_budget_is_nine_tenths_of_what_is_free() {

@@ -163,7 +163,7 @@ pub struct MemoryConfig {
     /// Whether to have the C library give large blocks back to the system when they are freed, in the whole process;
     /// null: if there is a budget. Only glibc needs to be told.
     pub tune_heap: Option<bool>,
-    /// Bytes that may be taken of each device's memory, by "<backend>:<device>", such as "cuda:0". Null, or left out: nine
+    /// Bytes that may be taken of each device's memory, by backend and device, such as "cuda:0". Null, or left out: nine
     /// tenths of what is free when it is first used, if its backend says how much that is.
     pub devices: BTreeMap<String, Option<u64>>,
 }

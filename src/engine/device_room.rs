@@ -22,12 +22,12 @@ impl MakesRoom for DeviceEvictor {
 impl Core {
     /// Frees memory of a device, and may wait until some can be; whether to try again.
     fn make_room_on(self: &Arc<Self>, device: &Device, need: &mut Need<'_>) -> bool {
-        let limit = device.ledger().limit().unwrap_or(u64::MAX);
+        let limit = device.ledger.limit().unwrap_or(u64::MAX);
         if need.bytes > limit || need.interrupt.is_raised() {
             return false;
         }
         // What does not fit though it is within the budget: others than this engine have the device's memory.
-        let missing = match device.ledger().missing(need.bytes) {
+        let missing = match device.ledger.missing(need.bytes) {
             0 => need.bytes,
             missing => missing,
         };
@@ -41,7 +41,7 @@ impl Core {
         let reason = format!("room for {} on {}", need.model, device.name);
         let evict = |though_wanted| {
             let any = self.evict_from(Some(device), missing, &reason, though_wanted);
-            device.pool.trim(0);
+            device.pool().trim(0);
             any
         };
         if !is_hopeless && evict(false) {
@@ -75,7 +75,7 @@ impl Core {
     /// Frees what is only kept for later of a device's memory: batches of models that have nothing to do, and idle blocks.
     /// Returns whether there was any.
     fn give_spare_back_on(&self, device: &Device) -> bool {
-        let before = device.ledger().used();
+        let before = device.ledger.used();
         self.models.each(|model| {
             let has_some =
                 || model.residence.could_free(Some(&device.name)).is_some_and(|report| report.bytes > 0);
@@ -83,7 +83,7 @@ impl Core {
                 model.queue.give_all_back();
             }
         });
-        device.pool.trim(0);
-        device.ledger().used() < before
+        device.pool().trim(0);
+        device.ledger.used() < before
     }
 }

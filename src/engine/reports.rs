@@ -46,10 +46,10 @@ impl Core {
             DeviceMemory {
                 backend: device.backend.clone(),
                 device: device.number,
-                used: device.ledger().used(),
-                pooled: device.pool.idle_bytes(),
+                used: device.ledger.used(),
+                pooled: device.pool().idle_bytes(),
                 free: said.and_then(|said| free_bytes(&said["report"], device.number)),
-                budget: device.ledger().limit(),
+                budget: device.ledger.limit(),
             }
         };
         devices.iter().map(memory).collect()
@@ -69,9 +69,9 @@ impl Core {
         let device = |device: Arc<Device>| {
             json!({
                 "name": device.name,
-                "budget_bytes": device.ledger().limit(),
-                "used_bytes": device.ledger().used(),
-                "pooled_bytes": device.pool.idle_bytes(),
+                "budget_bytes": device.ledger.limit(),
+                "used_bytes": device.ledger.used(),
+                "pooled_bytes": device.pool().idle_bytes(),
             })
         };
         report["devices"] = self.devices.all().into_iter().map(device).collect();
@@ -104,6 +104,7 @@ pub fn describe(model: &Model) -> Value {
             "buckets": config.batching.buckets,
             "axes": config.batching.axes,
         },
+        "devices": model.devices,
         "lanes": model.queue.lanes(),
         "intra_op_threads": model.intra_op_threads.load(Ordering::Relaxed),
         "pinned": config.pinned,

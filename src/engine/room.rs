@@ -265,7 +265,8 @@ pub struct Evictor(pub Weak<Core>);
 impl Relief for Evictor {
     fn relieve(&self, bytes: u64) -> bool {
         let Some(core) = self.0.upgrade() else { return false };
-        if core.devices.trim_pinned() >= bytes {
+        let keep = core.pool.idle_bytes().saturating_sub(bytes);
+        if core.devices.trim_pinned() + core.pool.trim(keep) >= bytes {
             return false; // there is room now
         }
         // Those that are busy go too, in the end.

@@ -16,7 +16,8 @@ use crate::engine::Engine;
 ///                     "arena" (false: tensors are in the engine's pool and counted; true: in arenas of ONNX Runtime's)},
 ///                     "queue": {"capacity" (65536): requests alive from submit to the release of their event},
 ///                     "memory": {"budget_bytes" (null), "pool_bytes" (67108864: idle buffers kept), "idle_ms" (1000:
-///                     without work, until they are given back), "tune_heap" (null: if there is a budget)},
+///                     without work, until they are given back), "tune_heap" (null: if there is a budget), "devices" ({}: bytes
+///                     of devices' memory, such as {"cuda:0": 4000000000})},
 ///                     "loading": {"concurrency" (2)},
 ///                     "log": see blaze_log_configure; by default nothing is logged,
 ///                     "profile" (null; or an object: profiled from the start, see blaze_profile_start),

@@ -184,10 +184,11 @@ pub unsafe extern "C" fn blaze_health(
 ///   "performance": "p99_ns" of the latest second, "usual_p99_ns", and whether it is "slow";
 /// - "memory": "used_bytes" and "budget_bytes" (null: none), and what takes it: "models_bytes", "buffers_bytes" (of which
 ///   "idle_buffers_bytes" are kept for later), "caches_bytes"; "process_bytes": the memory of the whole process;
-///   "evictions", and "misses": requests for a model that was not in memory;
+///   "evictions", and "misses": requests for a model that was not in memory; "devices": for each one that is used its
+///   "name" (backend and number), "budget_bytes" (null: none), "used_bytes", and "pooled_bytes" of them, kept for later;
 /// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
-///   "reloading"), "buffer_bytes", and "memory": "bytes" and "load_ns" (as measured the last time), "evictions",
-///   "reloads", "evicted_because" and "reload_error" (text or null);
+///   "reloading"), "buffer_bytes", "device_bytes" (by the device's name), and "memory": "bytes" and "load_ns" (as measured
+///   the last time), "evictions", "reloads", "evicted_because" and "reload_error" (text or null);
 /// - "loading": the names, with their versions, of models that are being loaded for the first time;
 /// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
 /// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those

@@ -10,7 +10,7 @@
 struct block {
     char *far, *near; /* its address, and where its bytes really are */
     size_t bytes;
-    int device;
+    int device, is_gone; /* its device was lost */
     struct block *next;
 };
 
@@ -43,7 +43,8 @@ struct backend {
     int load_leaks, no_pinned, unaligned, twice;
     atomic_int sleeps;          /* runs last until nobody wants them */
     atomic_int running;
-    atomic_int fails;           /* every run */
+    atomic_int fails;           /* every run: 2: the device is lost */
+    atomic_int is_lost;
     atomic_int device_runs;     /* with tensors in device memory */
 };
 
@@ -54,7 +55,7 @@ static void *near_of(struct backend *own, int device, const void *address, size_
     char *at = (char *)(uintptr_t)address, *found = NULL;
     pthread_mutex_lock(&own->lock);
     for (struct block *block = own->blocks; block; block = block->next)
-        if (at >= block->far && at + bytes <= block->far + block->bytes && block->device == device)
+        if (at >= block->far && at + bytes <= block->far + block->bytes && block->device == device && !block->is_gone)
             found = block->near + (at - block->far);
     pthread_mutex_unlock(&own->lock);
     if (!found && bytes) FAIL("%zu bytes at %p are not device %d's", bytes, address, device);
@@ -73,7 +74,7 @@ static void *allocate(void *user, blaze_memory memory, int32_t device, size_t by
         return address;
     }
     CHECK_INT(memory, BLAZE_MEMORY_CUDA);
-    if (device < 0 || device >= DEVICES) return NULL;
+    if (device < 0 || device >= DEVICES || atomic_load(&own->is_lost)) return NULL;
     long long room = atomic_load(&own->room);
     if (room && atomic_load(&own->device_bytes) + (long long)bytes > room) return NULL;
     struct block *block = malloc(sizeof *block);
@@ -83,7 +84,7 @@ static void *allocate(void *user, blaze_memory memory, int32_t device, size_t by
     pthread_mutex_lock(&own->lock);
     char *far = (char *)(uintptr_t)(own->twice && own->blocks ? (uint64_t)(uintptr_t)own->blocks->far
                                                              : FAR_AWAY + own->next + (own->unaligned ? 8 : 0));
-    *block = (struct block){far, near, bytes, device, own->blocks};
+    *block = (struct block){far, near, bytes, device, 0, own->blocks};
     own->next += (bytes + 4095) / 4096 * 4096 + 4096;
     own->blocks = block;
     pthread_mutex_unlock(&own->lock);
@@ -113,6 +114,14 @@ static void free_memory(void *user, blaze_memory memory, int32_t device, void *a
 
 static void open_backend(void *user, const blaze_host *host) { ((struct backend *)user)->host = host; }
 
+/* As a reset of the device does: all that was in its memory is gone. */
+static void come_back(struct backend *own) {
+    pthread_mutex_lock(&own->lock);
+    for (struct block *block = own->blocks; block; block = block->next) block->is_gone = 1;
+    pthread_mutex_unlock(&own->lock);
+    atomic_store(&own->is_lost, 0);
+}
+
 static double option(const char *json, const char *key, double otherwise) {
     const char *at = strstr(json, key);
     return at ? strtod(at + strlen(key), NULL) : otherwise;
@@ -121,8 +130,15 @@ static double option(const char *json, const char *key, double otherwise) {
 static blaze_status load(void *user, const blaze_backend_load *load, blaze_call *call, void **out, blaze_error *err) {
     struct backend *own = user;
     const blaze_host *host = own->host;
+    if (atomic_load(&own->is_lost)) come_back(own);
     struct model *model = calloc(1, sizeof *model);
     REQUIRE(model);
+    CHECK(!host->take(call, BLAZE_MEMORY_HOST, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, 77, 0, 64, BLAZE_PURPOSE_WEIGHTS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, 64, 9));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, -1, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_PINNED, INT32_MIN, 64, BLAZE_PURPOSE_BUFFERS));
+    CHECK(!host->take(call, BLAZE_MEMORY_CUDA, 0, SIZE_MAX, BLAZE_PURPOSE_BUFFERS));
     model->backend = own, model->factor = (float)option(load->options, "\"factor\":", 2);
     size_t bytes = (size_t)option(load->options, "\"weights\":", 4096);
     int first = (int)option(load->options, "\"device\":", 0), end = first + (int)option(load->options, "\"devices\":", 1);
@@ -225,6 +241,10 @@ static blaze_status run(void *user, void *pointer, void *prepared, const blaze_b
     while (atomic_load(&own->sleeps) && !own->host->is_cancelled(call) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
     atomic_fetch_sub(&own->running, 1);
     if (atomic_load(&own->sleeps)) return BLAZE_STATUS_CANCELLED;
+    if (atomic_load(&own->fails) == 2) {
+        atomic_store(&own->is_lost, 1);
+        return BLAZE_STATUS_DEVICE_LOST;
+    }
     if (atomic_load(&own->fails)) return BLAZE_STATUS_BACKEND_FAILED;
     if (!y.data) {
         blaze_status status = own->host->output(call, 0, x.shape, x.rank, y.memory, y.device, &y.data);
@@ -340,7 +360,8 @@ static void the_usual_budget_is_nine_tenths_of_what_is_free(void) {
     CHECK_INT(device_number(rig.engine, 1, "budget_bytes"), 4096);
     blaze_error error = {.status = 0};
     blaze_model model = 0;
-    CHECK_STATUS(blaze_model_load(rig.engine, MODEL("large", ", \"options\": {\"weights\": 900010}"), &model, &error), OVER_BUDGET);
+    CHECK_STATUS(blaze_model_load(rig.engine, MODEL("large", ", \"options\": {\"weights\": 900010}"), &model, &error),
+                 OVER_BUDGET);
     CHECK_TEXT(error.message, "no room for 900010 bytes on device 0");
     CHECK(is_resident(rig.engine, "m")); /* nobody goes for what can never fit */
     is_closed(&rig, &own);
@@ -354,11 +375,18 @@ static void infer_simple(struct rig *rig, blaze_model model) {
     still_works(rig);
 }
 
-/* Whoever was not used for the longest leaves the device, and comes back. */
-static void models_leave_a_device_for_others(void) {
+/* How many of these models, of one letter each, are in memory. */
+static int resident_of(blaze_engine *engine, const char *names) {
+    int count = 0;
+    for (; *names; names++) count += is_resident(engine, (char[]){*names, 0});
+    return count;
+}
+
+/* A model that has nothing to do leaves the device for another, and comes back. */
+static void models_leave(const char *engine) {
     struct backend own;
     make(&own);
-    struct rig rig = rig_of(&own, "{\"memory\": {\"devices\": {\"far:0\": 250000, \"far:1\": 250000}}}");
+    struct rig rig = rig_of(&own, engine);
     blaze_model a = load_model(rig.engine, MODEL("a", ON_0)), b = load_model(rig.engine, MODEL("b", ON_0));
     blaze_model elsewhere = load_model(rig.engine, MODEL("elsewhere", ON_1));
     blaze_model host = load_mock(rig.engine, "host", "\"memory_bytes\": 1000000", "");
@@ -367,18 +395,29 @@ static void models_leave_a_device_for_others(void) {
     infer_simple(&rig, b);
     infer_simple(&rig, a);
     blaze_model c = load_model(rig.engine, MODEL("c", ON_0));
-    CHECK_TEXT(residence(rig.engine, "b"), "evicted");
-    CHECK_JSON(health_text(rig.engine), "models[name=b].memory.evicted_because", "room for c:1 on far:0");
-    CHECK(is_resident(rig.engine, "a") && is_resident(rig.engine, "elsewhere") && is_resident(rig.engine, "host"));
+    /* Which one depends on what its load took. */
+    const char *gone = is_resident(rig.engine, "a") ? "b" : "a";
+    char path[64];
+    snprintf(path, sizeof path, "models[name=%s].memory.evicted_because", gone);
+    CHECK_TEXT(residence(rig.engine, gone), "evicted");
+    CHECK_JSON(health_text(rig.engine), path, "room for c:1 on far:0");
+    CHECK_INT(resident_of(rig.engine, "abc"), 2);
+    CHECK(is_resident(rig.engine, "elsewhere") && is_resident(rig.engine, "host"));
     CHECK(device_number(rig.engine, 0, "used_bytes") <= 250000);
     infer_simple(&rig, c);
-    infer_simple(&rig, b); /* it is back, and another has gone */
-    CHECK_TEXT(residence(rig.engine, "a"), "evicted");
+    infer_simple(&rig, *gone == 'a' ? a : b); /* it is back, and another has gone */
+    CHECK(is_resident(rig.engine, gone));
+    CHECK_INT(resident_of(rig.engine, "abc"), 2);
     CHECK(is_resident(rig.engine, "elsewhere") && is_resident(rig.engine, "host"));
     infer_simple(&rig, a);
     infer_simple(&rig, elsewhere);
     CHECK_INT(atomic_load(&own.models), 3);
     is_closed(&rig, &own);
+}
+
+static void models_leave_a_device_for_others(void) {
+    models_leave("{\"memory\": {\"devices\": {\"far:0\": 250000, \"far:1\": 250000}}}");
+    models_leave("{\"threads\": 0, \"memory\": {\"devices\": {\"far:0\": 250000, \"far:1\": 250000}}}");
 }
 
 /* On a device of which others have most, the budget is not what limits. */
@@ -391,9 +430,11 @@ static void models_leave_a_device_that_is_full(void) {
     infer_simple(&rig, b);
     infer_simple(&rig, a);
     blaze_model c = load_model(rig.engine, MODEL("c", ON_0));
-    CHECK_TEXT(residence(rig.engine, "b"), "evicted");
+    CHECK_INT(resident_of(rig.engine, "abc"), 2);
     infer_simple(&rig, c);
     infer_simple(&rig, a);
+    infer_simple(&rig, b);
+    CHECK_INT(resident_of(rig.engine, "abc"), 2);
     is_closed(&rig, &own);
 }
 
@@ -438,7 +479,8 @@ static void what_finds_no_room_says_so(void) {
     blaze_model model = 0;
     blaze_error error = {.status = 0};
     CHECK_STATUS(blaze_model_load(rig.engine, MODEL("two", ", \"options\": {\"weights\": 200000}"), &model, &error), OVER_BUDGET);
-    CHECK_STATUS(blaze_model_load(rig.engine, MODEL("two", ", \"options\": {\"weights\": 100000, \"devices\": 2}"), &model, &error),
+    CHECK_STATUS(blaze_model_load(rig.engine, MODEL("two", ", \"options\": {\"weights\": 100000, \"devices\": 2}"), &model,
+                                  &error),
                  OVER_BUDGET);
     CHECK_TEXT(error.message, "on device 1");
     CHECK_STATUS(blaze_model_load(rig.engine, MODEL("two", ", \"options\": {\"device\": 7}"), &model, &error), OVER_BUDGET);
@@ -597,6 +639,34 @@ static void without_pinned_memory_there_are_no_batches(void) {
 }
 
 
+/* What was in the memory of a device that was lost is not used again. */
+static void a_lost_device_takes_its_memory_along(void) {
+    struct backend own;
+    make(&own);
+    own.scratch = 10000;
+    struct rig rig = rig_of(&own, "{\"memory\": {\"idle_ms\": 3600000}}");
+    rig.model = load_model(rig.engine, MODEL("m", ON_0));
+    struct call call;
+    simple_call(&call, rig.model)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    blaze_event kept = BLAZE_EVENT_INIT, event = BLAZE_EVENT_INIT;
+    CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &kept, NULL), OK);
+    still_works(&rig);
+    atomic_store(&own.fails, 2);
+    CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, rig.model), PATIENCE, &event, NULL), DEVICE_LOST);
+    atomic_store(&own.fails, 0);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (strcmp(json_text(health_text(rig.engine), "models[name=m].state"), "ready") && blaze_now_ns() < until)
+        sleep_ns(MILLISECOND);
+    still_works(&rig);
+    blaze_event_release(&kept); /* its memory is gone, and must not come again */
+    for (int i = 0; i < 20; i++) {
+        simple_call(&call, rig.model)->flags = i & 1 ? BLAZE_REQUEST_DEVICE_OUTPUTS : 0;
+        CHECK_STATUS(blaze_infer(rig.engine, &call.request, PATIENCE, &event, NULL), OK);
+        blaze_event_release(&event);
+    }
+    is_closed(&rig, &own);
+}
+
 /* Tensors in device memory ------------------------------------------------------------------------------------------ */
 
 /* Memory that the host itself has of a device, as from cuMemAlloc; `values` NULL: nothing is there yet. */
@@ -645,11 +715,11 @@ static blaze_event answer(struct rig *rig, const blaze_request *request, int inf
 
 #define FAR_MODEL "\"options\": {\"weights\": 64, \"devices\": 2}"
 
-static void tensors_may_be_in_device_memory(void) {
+static void tensors_of(const char *engine) {
     static const float eight[] = {1, 2, 3, 4, 5, 6, 7, 8};
     struct backend own;
     make(&own);
-    struct rig rig = rig_of(&own, "{\"threads\": 2}");
+    struct rig rig = rig_of(&own, engine);
     rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL ", \"batching\": {\"max_rows\": 16}"));
     for (int way = 0; way < 16; way++) {
         int device = way & 1, infer = way & 2, wants = way >> 2; /* host, own buffer, the engine's, a host buffer */
@@ -688,6 +758,12 @@ static void tensors_may_be_in_device_memory(void) {
     is_closed(&rig, &own);
 }
 
+static void tensors_may_be_in_device_memory(void) {
+    tensors_of("{\"threads\": 2}");
+    tensors_of("{}");
+    tensors_of("{\"threads\": 0}");
+}
+
 /* Of a request on the host, only the outputs are on a device. */
 static void outputs_alone_may_be_in_device_memory(void) {
     struct backend own;
@@ -713,6 +789,27 @@ static void outputs_alone_may_be_in_device_memory(void) {
     off_device(&own, 1, y, 4);
     CHECK(device_number(rig.engine, 0, "pooled_bytes") > 0); /* the outputs', for the next ones */
     CHECK_STATUS(blaze_engine_trim(rig.engine), OK);
+    is_closed(&rig, &own);
+}
+
+/* What nobody uses is given back when the engine rests. */
+static void memory_goes_back_to_the_device(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{\"memory\": {\"idle_ms\": 1}}");
+    rig.model = load_model(rig.engine, MODEL("m", ", " FAR_MODEL));
+    long long before = atomic_load(&own.device_bytes);
+    struct call call;
+    simple_call(&call, rig.model)->flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    blaze_event event = answer(&rig, &call.request, 0);
+    CHECK(atomic_load(&own.device_bytes) > before);
+    blaze_event_release(&event);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (atomic_load(&own.device_bytes) > before && blaze_now_ns() < until) {
+        still_works(&rig); /* whoever rests has been at work before */
+        sleep_ns(20 * MILLISECOND);
+    }
+    CHECK_INT(atomic_load(&own.device_bytes), before);
     is_closed(&rig, &own);
 }
 
@@ -875,7 +972,8 @@ static void routes_take_them_too(void) {
     blaze_model route = 0;
     if (blaze_route_create(rig.engine,
                            "{\"name\": \"far\", \"targets\": [{\"model\": \"a\"}, {\"model\": \"b\"}],"
-                           " \"retry\": {\"attempts\": 3}}",
+                           " \"retry\": {\"attempts\": 3, \"budget\": 1}, \"hedge\": {\"quantile\": 0.5, \"budget\": 1},"
+                           " \"limits\": {\"concurrency\": 1, \"waiting\": 10}}",
                            &route, &error))
         FAIL("route: %s", error.message);
     void *x = on_device(&own, 0, ones_to_four, 4), *y = on_device(&own, 0, NULL, 4);
@@ -908,6 +1006,10 @@ static void routes_take_them_too(void) {
     blaze_ticket ticket = submit(&rig, far_call(&far, route, x, 0, 1));
     uint64_t until = blaze_now_ns() + PATIENCE;
     while (!atomic_load(&own.running) && blaze_now_ns() < until) sleep_ns(MILLISECOND);
+    REFUSED(far_call(&far, route, x, 0, 1), OVER_QUOTA, "do not wait");
+    blaze_ticket waits = submit(&rig, simple_call(&far.call, route));
+    CHECK_STATUS(blaze_cancel(rig.engine, waits), OK);
+    EXPECT_EVENT(rig.queue, waits, CANCELLED);
     CHECK_STATUS(blaze_cancel(rig.engine, ticket), OK);
     event = next_event(rig.queue);
     CHECK_STATUS(event.status, CANCELLED);
@@ -1026,8 +1128,10 @@ int main(int argc, char **argv) {
         TEST(a_run_without_room_fails),
         TEST(batches_are_in_pinned_memory),
         TEST(without_pinned_memory_there_are_no_batches),
+        TEST(a_lost_device_takes_its_memory_along),
         TEST(tensors_may_be_in_device_memory),
         TEST(outputs_alone_may_be_in_device_memory),
+        TEST(memory_goes_back_to_the_device),
         TEST(outputs_outlive_their_engine),
         TEST(tensors_may_be_in_pinned_memory),
         TEST(what_is_wrong_with_them_is_told),

@@ -44,6 +44,8 @@ pub struct Device {
     pub under_way: AtomicU32,
     pub losses: AtomicU64,
     pub pinned: Arc<Pinned>,
+    /// What the canary is read back to.
+    canary: Mutex<Vec<u8>>,
 }
 
 struct State {
@@ -120,6 +122,7 @@ impl Device {
             under_way: AtomicU32::new(0),
             losses: AtomicU64::new(0),
             pinned: Arc::clone(pinned),
+            canary: Mutex::default(),
         })
     }
 
@@ -255,30 +258,39 @@ impl Device {
             .map_err(|error| said("after a reset it has no context", error))?;
         // SAFETY: it was retained when the device was opened.
         unsafe { driver.context_release(self.handle) }.map_err(|error| said("after a reset", error))?;
-        self.prove(context)?;
+        self.prove(context).inspect_err(|_| {
+            // What it has left there goes.
+            // SAFETY: as above.
+            let _ = unsafe { driver.context_reset(self.handle) };
+        })?;
         Ok(context)
     }
 
     /// The canary: memory is written and read back.
     fn prove(&self, context: Context) -> std::result::Result<(), String> {
         let driver = &self.driver;
-        let mut read = vec![0u8; CANARY_BYTES];
+        let mut read = lock(&self.canary);
+        read.clear();
+        read.resize(CANARY_BYTES, 0);
+        let to = read.as_mut_ptr().cast();
         let (mut address, mut stream) = (0, ptr::null_mut());
-        // SAFETY: the context is this plugin's; what is made here is freed here, after the work on it has ended.
+        // SAFETY: the context is this plugin's; what is made here is freed here, after the work on it has ended. If nobody can
+        // say that it has, it is left to the next reset, and the buffer stays.
         let proved = unsafe {
             driver.context_push(context).and_then(|()| {
                 let worked = driver
                     .allocate(&raw mut address, CANARY_BYTES)
                     .and_then(|()| driver.stream_create(&raw mut stream, driver::STREAM_NON_BLOCKING))
                     .and_then(|()| driver.fill(address, 0x5A, CANARY_BYTES, stream))
-                    .and_then(|()| {
-                        driver.copy_to_host(read.as_mut_ptr().cast(), address, CANARY_BYTES, stream)
-                    });
+                    .and_then(|()| driver.copy_to_host(to, address, CANARY_BYTES, stream));
                 let ended = match stream.is_null() {
                     true => Ok(()),
-                    false => driver.stream_synchronize(stream).and(driver.stream_destroy(stream)),
+                    false => driver.stream_synchronize(stream).and_then(|()| driver.stream_destroy(stream)),
                 };
-                let freed = if address == 0 { Ok(()) } else { driver.free(address) };
+                let freed = match address == 0 || ended.is_err() {
+                    true => Ok(()),
+                    false => driver.free(address),
+                };
                 let popped = driver.context_pop(&raw mut stream);
                 worked.and(ended).and(freed).and(popped)
             })

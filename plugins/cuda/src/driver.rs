@@ -253,6 +253,11 @@ impl Library {
         }
     }
 
+    /// The same for the same library, by whatever name.
+    pub fn address(&self) -> usize {
+        self.0 as usize
+    }
+
     pub fn symbol(&self, name: &str) -> Result<*mut c_void, String> {
         let c_name = CString::new(name).map_err(|_| "a name with a NUL".to_owned())?;
         // SAFETY: the library is open.

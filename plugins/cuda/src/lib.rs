@@ -368,3 +368,27 @@ unsafe extern "C" fn close(user: *mut c_void) {
         Ok(())
     });
 }
+
+#[cfg(test)]
+mod tests {
+    /// As `tests/layers.rs` has it for Blaze's own sources.
+    #[test]
+    fn every_module_says_what_it_is_for_and_is_one_thing() {
+        let mut directories = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let mut seen = 0;
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.starts_with("//! "), "{}", path.display());
+                assert!(text.lines().count() <= 600, "{}: is it one thing?", path.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 10);
+    }
+}

@@ -50,7 +50,10 @@ impl Stream {
             return Err(failure);
         }
         let usage = Arc::new(Use::default());
-        lock(&entered.device.uses).push(Arc::clone(&usage));
+        let mut uses = lock(&entered.device.uses);
+        uses.retain(|usage| Arc::strong_count(usage) > 1); // of streams that are no more
+        uses.push(Arc::clone(&usage));
+        drop(uses);
         Ok(Stream { handle, generation: entered.generation, event, usage, began: None })
     }
 

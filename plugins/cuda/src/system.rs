@@ -1,7 +1,7 @@
 //! The machine's devices. Engines of one process have them in common, because they have the contexts in common.
 
 use crate::device::{Device, lock};
-use crate::driver::Driver;
+use crate::driver::{Driver, Library};
 use crate::nvml::Nvml;
 use crate::pinned::Pinned;
 use serde::Deserialize;
@@ -48,13 +48,13 @@ pub struct System {
     nvml: Result<Nvml, String>,
 }
 
-/// Those that are open, by what they were opened with.
-static OPEN: Mutex<Vec<(String, Weak<System>)>> = Mutex::new(Vec::new());
+/// Those that are open, by the driver's library: there is one for a driver, whatever names it was opened by.
+static OPEN: Mutex<Vec<(usize, Weak<System>)>> = Mutex::new(Vec::new());
 
 impl System {
     /// Opens the driver; why it cannot be, or has no device, is for health.
     pub fn open(config: &Config) -> Result<Arc<Self>, String> {
-        let key = format!("{}\0{}", config.driver, config.nvml);
+        let key = Library::open(&config.driver)?.address();
         let mut open = lock(&OPEN);
         open.retain(|(_, system)| system.strong_count() > 0);
         if let Some(system) =

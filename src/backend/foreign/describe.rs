@@ -164,6 +164,11 @@ mod tests {
                 "optional",
             ),
             (r#"{"inputs": [], "outputs": [], "colour": 1}"#, "colour"),
+            (
+                r#"{"inputs": [], "outputs": [{"name": "y", "dtype": "f32", "shape": []}], "devices": [0, -1]}"#,
+                "devices[1]: is negative",
+            ),
+            (r#"{"inputs": [], "outputs": [], "batch_memory": "near"}"#, "batch_memory"),
             ("[1", "the model"),
         ];
         for (json, named) in cases {

@@ -133,11 +133,11 @@ impl Link {
         }
         let said = said(&mut error);
         let status = Status::from_code(code);
-        if status == Some(Status::DeviceLost) {
-            self.context.places.device_is_lost();
-        }
         let name = status.map_or_else(|| format!("status {code}"), |status| status.name().to_owned());
         let passed_on = status.filter(|status| is_for_hosts(*status));
+        if status == Some(Status::DeviceLost) {
+            self.context.places.renew();
+        }
         let text = match said.is_empty() {
             true => format!("backend {:?}: {what} failed: {name}", self.name),
             false if passed_on.is_some() => format!("backend {:?}: {said}", self.name),
@@ -317,7 +317,6 @@ impl Backend for Foreign {
             options: options.as_ptr(),
             buckets: if buckets.is_empty() { ptr::null() } else { buckets.as_ptr() },
         };
-        self.context.places.before_load();
         let mut model = ptr::null_mut();
         let usage = Arc::<Usage>::default();
         let full_name = config.full_name();

@@ -1,5 +1,4 @@
 //! Memory that backends allocate, of devices and pinned: pools over it, and what a backend has taken from them.
-#![allow(unsafe_code)]
 
 use super::Link;
 use crate::abi::backend::{BLAZE_PURPOSE_BUFFERS, BLAZE_PURPOSE_WEIGHTS};
@@ -125,8 +124,6 @@ pub struct Places {
     taken: Mutex<HashMap<usize, Taken>>,
     /// Blocks that nobody may have, because others have their addresses.
     lost: Mutex<Vec<Block>>,
-    /// A device was lost since the latest load: what is idle may be gone.
-    stale: AtomicBool,
 }
 
 #[derive(Default)]
@@ -155,27 +152,6 @@ impl Places {
             made: Mutex::default(),
             taken: Mutex::default(),
             lost: Mutex::default(),
-            stale: AtomicBool::new(false),
-        }
-    }
-
-    /// A device was lost, and with it what is on it: idle blocks are not handed out again.
-    pub fn device_is_lost(&self) {
-        self.stale.store(true, Ordering::SeqCst);
-        self.trim();
-    }
-
-    /// A model is to be loaded. By now also those have given their blocks back that had some when a device was lost.
-    pub fn before_load(&self) {
-        if self.stale.swap(false, Ordering::SeqCst) {
-            self.trim();
-        }
-    }
-
-    fn trim(&self) {
-        let devices: Vec<Arc<Device>> = lock(&self.made).devices.clone();
-        for device in devices {
-            device.pool.trim(0);
         }
     }
 
@@ -217,7 +193,7 @@ impl Places {
         made.check(made.devices.len())?;
         let ledger = Ledger::named(budget, format!("memory.devices.{name}"));
         let pool = Pool::new(ledger, self.space(BLAZE_MEMORY_CUDA, device)?);
-        let new = Arc::new(Device { name, backend: link.name.clone(), number: device, pool });
+        let new = Device::new(&link.name, device, name, pool);
         self.all.add(&new);
         made.devices.push(Arc::clone(&new));
         drop(made);
@@ -236,11 +212,15 @@ impl Places {
         size: usize,
         purpose: u32,
     ) -> Result<*mut c_void> {
+        if isize::try_from(size).is_err() {
+            return Err(refusal("so much memory there is nowhere"));
+        }
         let (on_device, pool) = match memory {
             BLAZE_MEMORY_PINNED => (None, self.pinned(device)?),
             BLAZE_MEMORY_CUDA => {
                 let device = self.device(device)?;
-                (Some(Arc::clone(&device)), Arc::clone(&device.pool))
+                let pool = device.pool();
+                (Some(device), pool)
             }
             _ => return Err(refusal("only pinned memory (1) and a device's (2) are taken")),
         };
@@ -269,7 +249,8 @@ impl Places {
     pub fn take_output(&self, taker: &Taker<'_>, device: i32, size: usize) -> Result<Block> {
         let device = self.device(device)?;
         let bytes = block_size(size) as u64;
-        self.until_it_fits(Some(&device), taker, bytes, || device.pool.take(size))
+        let pool = device.pool();
+        self.until_it_fits(Some(&device), taker, bytes, || pool.take(size))
     }
 
     fn until_it_fits(
@@ -317,6 +298,16 @@ impl Places {
     pub fn on_devices(&self, usage: &Usage) -> Vec<(String, u64)> {
         let name = |number: i32| lock(&self.made).find(number).map(|device| device.name.clone());
         usage.on_devices().into_iter().filter_map(|(device, bytes)| Some((name(device)?, bytes))).collect()
+    }
+
+    /// A device is lost, and with it may be what is in its memory: nothing of it is used again. It may come back.
+    pub fn renew(&self) {
+        let known = lock(&self.made).devices.clone();
+        for device in known {
+            if let Ok(space) = self.space(BLAZE_MEMORY_CUDA, device.number) {
+                device.renew(Pool::new(Arc::clone(&device.ledger), space));
+            }
+        }
     }
 
     /// The end of the backend: what it has not given back is taken, and what is idle is freed. Returns the bytes that it
