@@ -111,6 +111,10 @@ def microseconds(ns):
     return "%.1f us" % (ns / 1e3)
 
 
+def added(ns):
+    return "%+.1f us" % (ns / 1e3)
+
+
 # ---- ONNX Runtime's pieces ----------------------------------------------------------------------------------------------
 
 
@@ -239,9 +243,9 @@ def cuda_plugin(bench, driver, label):
         raw = baseline("launch", "--rounds", 200 if quick else 5000)
         own = bench.program("gpu_model", "latency", *model("scale"), "--columns", 4, "--results", 4, "--rounds", 200 if quick else 5000)
         report.add("one request, median", where + ": scale", microseconds(own["latency_p50"]), microseconds(raw["request_p50"]),
-                   "+%s" % microseconds(own["latency_p50"] - raw["request_p50"]), label)
+                   added(own["latency_p50"] - raw["request_p50"]), label)
         report.add("one request, 99th percentile", where + ": scale", microseconds(own["latency_p99"]),
-                   microseconds(raw["request_p99"]), "+%s" % microseconds(own["latency_p99"] - raw["request_p99"]), label)
+                   microseconds(raw["request_p99"]), added(own["latency_p99"] - raw["request_p99"]), label)
         report.add("a launch and its event, median", where + ": scale", "", microseconds(raw["kernel_p50"]), "", label)
 
     bench.try_("latency of " + where, launch)
@@ -395,7 +399,7 @@ def onnx(bench, provider, library, driver):
             own = bench.program("gpu_model", "latency", *model(network), "--rounds", 200 if quick else 5000)
             for quantile, text in (("p50", "median"), ("p99", "99th percentile")):
                 with_, without = own["latency_" + quantile], raw["run_" + quantile]
-                report.add("one request, " + text, name, microseconds(with_), microseconds(without), "+" + microseconds(with_ - without))
+                report.add("one request, " + text, name, microseconds(with_), microseconds(without), added(with_ - without))
 
         bench.try_("speed of " + name, speed)
     loads(bench, where + ": mlp", model(networks[0]), driver if provider != "cpu" else None, "", 20 if provider == "tensorrt" else 1000)
