@@ -12,6 +12,11 @@ $(OUT)/gpu_%: benches/gpu/%.c benches/gpu/gpu.h benches/gpu/cuda.h include/blaze
 	$(CC) -std=gnu11 -Wall -Wextra -Wshadow -Wconversion -Werror $(CFLAGS) -Iinclude $< -o $@ \
 	    $(if $(filter model,$*),-Ltarget/release -lblaze -Wl$(comma)-rpath$(comma)'$$ORIGIN/../lib') -lpthread -ldl -lm
 
+# What both build is built once.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+test-gpu-script: | test-cuda
+endif
+
 .PHONY: gpu-pack
 gpu-pack: release cuda-plugin onnxruntime $(CUDA_HELPERS) $(GPU_PROGRAMS) ## pack what is to be measured on a machine with a GPU, with ONNX Runtime for it (fetched, 244 MiB), to target/gpu
 	@$(PYTHON) tools/fetch_onnxruntime.py --package onnxruntime-gpu $(GPU_ORT)

@@ -168,6 +168,7 @@ fn model_info_says_what_a_model_is() {
         "provider": "cpu",
         "providers_rejected": [],
         "provider_operators": {"cpu": 3},
+        "devices": [],
         "evictable": false,
         "residence": "idle",
     });

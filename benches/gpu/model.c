@@ -18,11 +18,15 @@ static void create(void) {
     if (blaze_engine_create(option("engine", "{}"), &engine, &error)) DIE("engine: %s", error.message);
 }
 
-static blaze_model load(void) {
+static blaze_model load_that(const char *config) {
     blaze_model model = 0;
     blaze_error error = {.status = 0};
-    if (blaze_model_load(engine, needed("model"), &model, &error)) DIE("model: %s", error.message);
+    if (blaze_model_load(engine, config, &model, &error)) DIE("model: %s", error.message);
     return model;
+}
+
+static blaze_model load(void) {
+    return load_that(needed("model"));
 }
 
 /* What is said about the model: which provider really runs it, and why not another. */
@@ -63,17 +67,27 @@ static blaze_request *prepare(struct call *call, blaze_model model, const float 
     return &call->request;
 }
 
-static void infer(blaze_model model, const float *data, size_t rows, float *answer) {
+static blaze_status try_infer(blaze_model model, const float *data, size_t rows, float *answer, blaze_error *error) {
     struct call call;
     blaze_event event = BLAZE_EVENT_INIT;
-    blaze_error error = {.status = 0};
     blaze_tensor view = BLAZE_TENSOR_INIT;
-    if (blaze_infer(engine, prepare(&call, model, data, rows), PATIENCE, &event, &error)) DIE("run: %s", error.message);
+    *error = (blaze_error){.status = 0};
+    blaze_status status = blaze_infer(engine, prepare(&call, model, data, rows), PATIENCE, &event, error);
+    if (status) {
+        blaze_event_release(&event);
+        return status;
+    }
     if (blaze_event_output(&event, 0, &view)) DIE("no output");
     if (view.size_bytes != rows * results_columns * sizeof *answer)
         DIE("the answer has %zu bytes, not %zu", view.size_bytes, rows * results_columns * sizeof *answer);
     if (answer) memcpy(answer, view.data, view.size_bytes);
     blaze_event_release(&event);
+    return BLAZE_STATUS_OK;
+}
+
+static void infer(blaze_model model, const float *data, size_t rows, float *answer) {
+    blaze_error error;
+    if (try_infer(model, data, rows, answer, &error)) DIE("run: %s", error.message);
 }
 
 /* Holds answers against a reference in float64: the largest errors of all elements. */
@@ -254,9 +268,37 @@ static void loads(void) {
     free(data);
 }
 
+/* Loses the device by a kernel that writes where nothing is, and waits until another model answers again, and the same. */
+static void loss(void) {
+    float *data = room(columns * sizeof *data), *before = room(results_columns * sizeof *before),
+          *after = room(results_columns * sizeof *after);
+    for (size_t i = 0; i < columns; i++) data[i] = (float)i / (float)columns;
+    blaze_model victim = load(), culprit = load_that(needed("culprit"));
+    blaze_error error;
+    infer(victim, data, 1, before);
+    blaze_status status = try_infer(culprit, data, 1, NULL, &error);
+    if (!status) DIE("the broken kernel has done no harm");
+    result_text("status", blaze_status_name(status));
+    result_text("message", error.message);
+    blaze_model_unload(engine, culprit, NULL, NULL);
+    uint64_t began = now_ns(), failed = 0;
+    while ((status = try_infer(victim, data, 1, after, &error))) {
+        failed++;
+        if (now_ns() - began > PATIENCE) DIE("the device has not come back: %s", error.message);
+        struct timespec pause = {0, 5000000};
+        nanosleep(&pause, NULL);
+    }
+    if (memcmp(before, after, results_columns * sizeof *before)) DIE("the answers are not as before");
+    result("failed_meanwhile", (double)failed, "");
+    result("back_after", (double)(now_ns() - began) / 1e9, "s");
+    free(data);
+    free(before);
+    free(after);
+}
+
 int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } modes[] = {
-        {"check", check}, {"throughput", throughput}, {"latency", latency}, {"loads", loads},
+        {"check", check}, {"throughput", throughput}, {"latency", latency}, {"loads", loads}, {"loss", loss},
     };
     option_count = argc, option_values = argv;
     for (size_t i = 0; i < COUNT(modes); i++) {
@@ -271,5 +313,5 @@ int main(int argc, char **argv) {
         if (has_driver) close_driver();
         return 0;
     }
-    DIE("usage: gpu_model check|throughput|latency|loads --engine JSON --model JSON --columns N --results N …");
+    DIE("usage: gpu_model check|throughput|latency|loads|loss --engine JSON --model JSON --columns N --results N …");
 }

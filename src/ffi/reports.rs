@@ -188,7 +188,8 @@ pub unsafe extern "C" fn blaze_health(
 ///   "name" (backend and number), "budget_bytes" (null: none), "used_bytes", and "pooled_bytes" of them, kept for later;
 /// - for each model "residence" ("idle" and "ready": in memory, without and with something to do; "evicting", "evicted",
 ///   "reloading"), "buffer_bytes", "device_bytes" (by the device's name), and "memory": "bytes" and "load_ns" (as measured
-///   the last time), "evictions", "reloads", "evicted_because" and "reload_error" (text or null);
+///   the last time), "evictions", "reloads", "evicted_because" and "reload_error" (text or null); "provider",
+///   "provider_operators" and "providers_rejected" as in blaze_model_info;
 /// - "loading": the names, with their versions, of models that are being loaded for the first time;
 /// - "recent": the latest evictions, unloads (receipts) and changes of versions, each with "what" and "at_ns";
 /// - "repository" (null: none): "scans", "error", and for each model its "newest" version, those it is "serving", and those

@@ -105,6 +105,14 @@ def write_scale(folder, name, columns):
     (folder / (name + ".json")).write_text(json.dumps(cuda_manifest(columns, columns, [kernel])))
 
 
+def write_crash(folder, name, columns):
+    """A kernel that writes where nothing is."""
+    count = {"mul": ["batch", columns]}
+    arguments = [{"input": "x"}, {"output": "y"}, {"u32": count}, {"u32": 1}]
+    kernel = {"name": "crash", "grid": [{"ceil_div": [count, 256]}], "block": [256], "arguments": arguments}
+    (folder / (name + ".json")).write_text(json.dumps(cuda_manifest(columns, columns, [kernel])))
+
+
 def write_matmul(folder, name, size):
     """y = xw with a square matrix, for rows by the 64."""
     weights = numbers(size * size, 5, (3.0 / size) ** 0.5)

@@ -111,6 +111,10 @@ def microseconds(ns):
     return "%.1f us" % (ns / 1e3)
 
 
+def added(ns):
+    return "%+.1f us" % (ns / 1e3)
+
+
 # ---- ONNX Runtime's pieces ----------------------------------------------------------------------------------------------
 
 
@@ -239,9 +243,9 @@ def cuda_plugin(bench, driver, label):
         raw = baseline("launch", "--rounds", 200 if quick else 5000)
         own = bench.program("gpu_model", "latency", *model("scale"), "--columns", 4, "--results", 4, "--rounds", 200 if quick else 5000)
         report.add("one request, median", where + ": scale", microseconds(own["latency_p50"]), microseconds(raw["request_p50"]),
-                   "+%s" % microseconds(own["latency_p50"] - raw["request_p50"]), label)
+                   added(own["latency_p50"] - raw["request_p50"]), label)
         report.add("one request, 99th percentile", where + ": scale", microseconds(own["latency_p99"]),
-                   microseconds(raw["request_p99"]), "+%s" % microseconds(own["latency_p99"] - raw["request_p99"]), label)
+                   microseconds(raw["request_p99"]), added(own["latency_p99"] - raw["request_p99"]), label)
         report.add("a launch and its event, median", where + ": scale", "", microseconds(raw["kernel_p50"]), "", label)
 
     bench.try_("latency of " + where, launch)
@@ -293,13 +297,24 @@ def cuda_plugin(bench, driver, label):
             report.skip("share of the float32 peak", "the device does not say how fast it is")
 
     bench.try_("arithmetic of " + where, arithmetic)
+    models.write_crash(work, "crash", 4)
+
+    def loss():
+        culprit = {"name": "crash", "backend": "cuda", "path": str(work / "crash.json"), "warmup": False}
+        found = bench.program("gpu_model", "loss", *model("scale"), "--culprit", json.dumps(culprit), "--columns", 4, "--results", 4)
+        if found["status"] != "DEVICE_LOST":
+            raise Failure("the broken kernel's run ended with %s: %s" % (found["status"], found["message"]))
+        report.add("after a kernel that breaks the device, answers again after", where + ": scale",
+                   "%.2f s" % found["back_after"], "", "", label)
+
+    bench.try_("a lost device", loss)
     loads(bench, where + ": mlp", model("mlp") + ["--columns", 64, "--results", 8], driver, label)
 
 
-def loads(bench, where, options, driver, label):
-    """What a thousand loads leave behind."""
-    report, quick = bench.report, bench.arguments.quick
-    rounds = 40 if quick else 1000
+def loads(bench, where, options, driver, label, rounds=1000):
+    """What so many loads leave behind."""
+    report = bench.report
+    rounds = min(rounds, 40) if bench.arguments.quick else rounds
     options = options + ["--rounds", rounds] + (["--driver", driver] if driver else [])
 
     def work():
@@ -332,9 +347,13 @@ def onnx(bench, provider, library, driver):
 
     def model(network, options=None):
         entry = {"name": provider, "required": True}
+        config = {"name": "m", "path": str(work / (network.name + ".onnx")), "providers": [entry], "lanes": 2}
+        if provider == "tensorrt":
+            # It compiles for every shape, for seconds each.
+            options = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(work)}
+            config["batching"] = {"max_rows": 64, "buckets": [1, 64]}
         if options:
             entry["options"] = options
-        config = {"name": "m", "path": str(work / (network.name + ".onnx")), "providers": [entry], "lanes": 2}
         return ["--model", json.dumps(config), "--columns", network.sizes[0], "--results", network.sizes[-1]]
 
     networks[0].write_onnx(work)
@@ -380,10 +399,10 @@ def onnx(bench, provider, library, driver):
             own = bench.program("gpu_model", "latency", *model(network), "--rounds", 200 if quick else 5000)
             for quantile, text in (("p50", "median"), ("p99", "99th percentile")):
                 with_, without = own["latency_" + quantile], raw["run_" + quantile]
-                report.add("one request, " + text, name, microseconds(with_), microseconds(without), "+" + microseconds(with_ - without))
+                report.add("one request, " + text, name, microseconds(with_), microseconds(without), added(with_ - without))
 
         bench.try_("speed of " + name, speed)
-    loads(bench, where + ": mlp", model(networks[0]), driver if provider != "cpu" else None, "")
+    loads(bench, where + ": mlp", model(networks[0]), driver if provider != "cpu" else None, "", 20 if provider == "tensorrt" else 1000)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------------

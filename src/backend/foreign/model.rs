@@ -220,7 +220,7 @@ impl Model for ForeignModel {
     }
 
     fn provider(&self) -> ProviderReport {
-        ProviderReport { used: self.provider.clone(), rejected: Vec::new() }
+        ProviderReport { used: self.provider.clone(), ..ProviderReport::default() }
     }
 
     fn memory_bytes(&self) -> u64 {
