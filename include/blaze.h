@@ -1732,7 +1732,8 @@ typedef struct blaze_backend {
     /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
     /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
-    /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.
+    /// ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null),
+    /// "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
     blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
     /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
     /// Optional.

@@ -272,7 +272,8 @@ pub struct blaze_backend {
         ),
     >,
     /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
-    /// ("ready", "lost"), "reason", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null)}]}. Optional.
+    /// ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null),
+    /// "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
     pub report: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

@@ -93,7 +93,7 @@ impl Engine {
             memory_bytes: health.memory_bytes,
             memory: core.memory_by_kind(),
             budget_bytes: core.ledger.limit(),
-            devices: core.device_memory(),
+            devices: core.device_gauges(),
             evicted: models.iter().filter(|(_, model)| model.residence.is_away()).count() as u64,
             models: [
                 ("ready", health.models_ready.into()),

@@ -7,7 +7,7 @@ use super::routes::is_route;
 use crate::backend::{Device, free_bytes};
 use crate::error::Result;
 use crate::memory::Kind;
-use crate::metrics::DeviceMemory;
+use crate::metrics::{DeviceGauges, DeviceMemory, DeviceReport};
 use crate::platform;
 use crate::scheduler::selfcheck::Verdict;
 use crate::sync::Ordering;
@@ -37,10 +37,9 @@ impl Core {
         ]
     }
 
-    /// The memory of devices of which some is taken, and what their backends say.
-    pub(super) fn device_memory(&self) -> Vec<DeviceMemory> {
-        let devices = self.devices.all();
-        let reports = if devices.is_empty() { Vec::new() } else { self.backends.reports() };
+    /// The devices that backends tell of, and those of whose memory some is taken.
+    pub(super) fn device_gauges(&self) -> DeviceGauges {
+        let reports = self.backends.reports();
         let memory = |device: &Arc<Device>| {
             let said = reports.iter().find(|report| report["name"] == *device.backend);
             DeviceMemory {
@@ -52,7 +51,10 @@ impl Core {
                 budget: device.ledger.limit(),
             }
         };
-        devices.iter().map(memory).collect()
+        let memory = self.devices.all().iter().map(memory).collect();
+        let of_backend =
+            |said: &Value| DeviceReport::all(said["name"].as_str().unwrap_or_default(), &said["report"]);
+        DeviceGauges { memory, reports: reports.iter().flat_map(of_backend).collect() }
     }
 
     pub(super) fn memory_report(&self) -> Value {

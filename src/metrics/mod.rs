@@ -1,11 +1,13 @@
 //! Counters, gauges and latency histograms, and their text forms.
 
+mod devices;
 mod histogram;
 mod models;
 pub mod routes;
 mod text;
 mod traffic;
 
+pub use devices::{DeviceGauges, DeviceMemory, DeviceReport};
 pub use histogram::{Counts, Histogram};
 pub use models::{ModelMetrics, within_bounds};
 pub use routes::{RouteMetrics, TargetMetrics, TenantMetrics};
@@ -88,31 +90,6 @@ pub struct Metrics {
     pub misses: Counter,
 }
 
-/// A device's memory, in bytes.
-pub struct DeviceMemory {
-    pub backend: String,
-    pub device: i32,
-    /// Taken, blocks that nobody uses just now among it.
-    pub used: u64,
-    pub pooled: u64,
-    /// What the backend says that is free, and the most that may be taken.
-    pub free: Option<u64>,
-    pub budget: Option<u64>,
-}
-
-impl DeviceMemory {
-    /// What is known of it, by kind.
-    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let known = [
-            ("used", Some(self.used)),
-            ("pooled", Some(self.pooled)),
-            ("free", self.free),
-            ("budget", self.budget),
-        ];
-        known.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)))
-    }
-}
-
 /// What is read at the moment of asking rather than counted.
 pub struct Gauges {
     pub accepted: u64,
@@ -123,8 +100,7 @@ pub struct Gauges {
     pub memory: [(&'static str, u64); 4],
     /// The most that it may be.
     pub budget_bytes: Option<u64>,
-    /// Devices of whose memory some is taken.
-    pub devices: Vec<DeviceMemory>,
+    pub devices: DeviceGauges,
     /// Models by state: ready, degraded, failed.
     pub models: [(&'static str, u64); 3],
     /// Models that left memory for others, and would come back for a request.

@@ -50,21 +50,7 @@ pub fn prometheus(metrics: &Metrics, totals: &Totals, gauges: &Gauges, models: &
         text.family("blaze_memory_budget_bytes", "gauge", "The most bytes that may be taken.");
         text.sample("blaze_memory_budget_bytes", &[], budget);
     }
-    if !gauges.devices.is_empty() {
-        let name = "blaze_device_memory_bytes";
-        let help = "Memory of devices: taken, of that pooled for later, free as the backend says, and the most to be taken.";
-        text.family(name, "gauge", help);
-        for device in &gauges.devices {
-            let number = device.device.to_string();
-            for (kind, bytes) in device.kinds() {
-                text.sample(
-                    name,
-                    &[("backend", &device.backend), ("device", &number), ("kind", kind)],
-                    bytes,
-                );
-            }
-        }
-    }
+    gauges.devices.write(&mut text);
     text.family("blaze_models_evicted", "gauge", "Models that are not in memory just now.");
     text.sample("blaze_models_evicted", &[], gauges.evicted);
     text.family("blaze_evictions_total", "counter", "Models that left memory for others.");
@@ -186,14 +172,8 @@ pub fn json(metrics: &Metrics, totals: &Totals, gauges: &Gauges, models: &[Model
         "memory_used_bytes": gauges.memory_bytes,
         "memory_bytes": counts(&gauges.memory),
         "memory_budget_bytes": gauges.budget_bytes,
-        "device_memory_bytes": gauges.devices.iter().map(|device| object!({
-            "backend": device.backend,
-            "device": device.device,
-            "used": device.used,
-            "pooled": device.pooled,
-            "free": device.free,
-            "budget": device.budget,
-        })).collect::<Vec<_>>(),
+        "device_memory_bytes": gauges.devices.memory_json(),
+        "devices": gauges.devices.reports_json(),
         "models_evicted": gauges.evicted,
         "evictions": metrics.evictions.get(),
         "model_misses": metrics.misses.get(),
@@ -219,6 +199,7 @@ pub(super) fn durations(counts: &Counts) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::DeviceGauges;
 
     #[test]
     fn exposition_has_a_type_for_every_sample_and_rising_buckets() {
@@ -234,7 +215,7 @@ mod tests {
             memory_bytes: 3,
             memory: [("models", 1), ("buffers", 2), ("idle_buffers", 1), ("caches", 0)],
             budget_bytes: Some(9),
-            devices: Vec::new(),
+            devices: DeviceGauges::default(),
             evicted: 0,
             models: [("ready", 1), ("degraded", 0), ("failed", 0)],
             events_waiting: 0,

@@ -4,6 +4,12 @@
 
 /* Results and how they come about --------------------------------------------------------------------------------- */
 
+static void has_metric(blaze_engine *engine, const char *line) {
+    static char text[262144];
+    CHECK_STATUS(blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, NULL), OK);
+    if (!strstr(text, line)) FAIL("there is no line \"%s\"", line);
+}
+
 static void devices_are_told_of_by_health(void) {
     blaze_engine *engine = new_engine(config_of("\"threads\": 1"));
     const char *health = health_text(engine);
@@ -15,6 +21,9 @@ static void devices_are_told_of_by_health(void) {
     CHECK_JSON(health, "backends[name=cuda].report.devices[0].utilization", "0.42");
     CHECK_JSON(health, "backends[name=cuda].report.driver_version", "13.0");
     CHECK(json_number(health, "backends[name=cuda].report.devices[0].memory.free_bytes") > 0);
+    has_metric(engine, "blaze_device_ready{backend=\"cuda\",device=\"1\"} 1\n");
+    has_metric(engine, "blaze_device_losses_total{backend=\"cuda\",device=\"0\"} 0\n");
+    has_metric(engine, "blaze_device_utilization_ratio{backend=\"cuda\",device=\"0\"} 0.42\n");
     CHECK_INT(fakecuda_live("context"), 0); /* it costs nothing before it is used */
     blaze_engine_destroy(engine);
     nothing_is_left();
@@ -36,6 +45,11 @@ static void kernels_compute_and_requests_are_joined(void) {
     CHECK_INT(fakecuda_count("cuStreamSynchronize"), 0);
     CHECK_JSON(health_text(rig.engine), "models[name=m].provider", "cuda");
     CHECK(health_number(rig.engine, "backends[name=cuda].report.devices[0].streams[0].runs") > 0);
+    has_metric(rig.engine, "\nblaze_device_stream_busy_seconds_total{backend=\"cuda\",device=\"0\",stream=\"0\"} 0.");
+    char runs[128];
+    snprintf(runs, sizeof runs, "\nblaze_device_stream_runs_total{backend=\"cuda\",device=\"0\",stream=\"0\"} %.0f\n",
+             health_number(rig.engine, "backends[name=cuda].report.devices[0].streams[0].runs"));
+    has_metric(rig.engine, runs);
     cuda_down(&rig);
 }
 
@@ -620,6 +634,7 @@ static void a_lost_device_comes_back(void) {
         CHECK_TEXT(event.text, "device 0 (Fake GPU (no GPU)) is lost");
         blaze_event_release(&event);
         CHECK_TEXT(device_state(rig.engine), "lost");
+        has_metric(rig.engine, "blaze_device_ready{backend=\"cuda\",device=\"0\"} 0\n");
         fakecuda_fail(NULL, 0, 0);
         until_it_works(&rig);
         CHECK_TEXT(device_state(rig.engine), "ready");
