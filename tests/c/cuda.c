@@ -47,7 +47,7 @@ static void kernels_compute_and_requests_are_joined(void) {
     CHECK(health_number(rig.engine, "backends[name=cuda].report.devices[0].streams[0].runs") > 0);
     has_metric(rig.engine, "\nblaze_device_stream_busy_seconds_total{backend=\"cuda\",device=\"0\",stream=\"0\"} 0.");
     char runs[128];
-    snprintf(runs, sizeof runs, "\nblaze_device_stream_runs_total{backend=\"cuda\",device=\"0\",stream=\"0\"} %.0f\n",
+    snprintf(runs, sizeof runs, "\nblaze_device_stream_runs_total{backend=\"cuda\",device=\"0\",stream=\"0\"} %lld\n",
              health_number(rig.engine, "backends[name=cuda].report.devices[0].streams[0].runs"));
     has_metric(rig.engine, runs);
     cuda_down(&rig);
