@@ -30,7 +30,8 @@ release: ## build the optimized library
 	$(CARGO) rustc --release --locked --lib --crate-type cdylib,staticlib # without an rlib, which would keep it from link-time optimization
 	@cd target/release && ! test -e libblaze.so || ln -sf libblaze.so libblaze.so.0 # what the loader looks for
 
-EXAMPLES = $(patsubst examples-c/%.c,$(OUT)/%,$(wildcard examples-c/*.c)) $(OUT)/readme
+# All but the plugin, which is a shared object that a test opens.
+EXAMPLES = $(patsubst examples-c/%.c,$(OUT)/%,$(filter-out examples-c/plugin.c,$(wildcard examples-c/*.c))) $(OUT)/readme
 
 .PHONY: examples
 examples: $(EXAMPLES) ## build the C examples, and the program in the README

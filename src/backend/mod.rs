@@ -12,7 +12,7 @@ mod stepwise;
 pub use batch::{Copying, Layout, Memory, Part, Prepared, View};
 pub use devices::{Device, Devices, MakesRoom, Need, free_bytes};
 pub use foreign::{Foreign, plugin};
-pub use interrupt::{Interrupt, Stopper};
+pub use interrupt::{HookGuard, Interrupt, Stopper};
 pub use onnx::Sessions;
 pub use room::Room;
 pub use stepwise::{Sequence, Sink, Stepwise};

@@ -13,20 +13,31 @@ pub struct DeviceRange {
 /// The elements of a tensor in a device's memory.
 pub struct DeviceBytes {
     range: DeviceRange,
-    /// They are the engine's own.
-    _block: Option<Block>,
+    _owner: Owner,
+}
+
+/// What keeps the elements where they are.
+enum Owner {
+    Host,
+    Engine { _block: Block },
+    Backend { _keeper: Box<dyn Send + Sync> },
 }
 
 impl DeviceBytes {
     /// Of the host's, who lends them for as long as this lives.
     pub fn lent(range: DeviceRange) -> Self {
-        DeviceBytes { range, _block: None }
+        DeviceBytes { range, _owner: Owner::Host }
     }
 
     /// The first `size` bytes of a block of a device's memory.
     pub fn of_block(block: Block, device: i32, size: usize) -> Self {
         let range = DeviceRange { device, address: block.address().addr(), size };
-        DeviceBytes { range, _block: Some(block) }
+        DeviceBytes { range, _owner: Owner::Engine { _block: block } }
+    }
+
+    /// Of the backend's, which keeps them until it is told otherwise by the drop of `keeper`.
+    pub fn kept_by(keeper: Box<dyn Send + Sync>, range: DeviceRange) -> Self {
+        DeviceBytes { range, _owner: Owner::Backend { _keeper: keeper } }
     }
 
     pub fn range(&self) -> DeviceRange {

@@ -1,6 +1,7 @@
 //! ONNX models on ONNX Runtime, which is loaded at run time. The only module that names `ort`.
 
 mod batch;
+mod binding;
 mod ending;
 mod files;
 mod library;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::batch::OnnxBatch;
+use super::binding::{self, OnDevice};
 use super::ending;
 use super::files::{self, Files};
 use super::library;
@@ -13,13 +14,13 @@ use super::register::{self, Refusal};
 use super::sessions::Place;
 use super::value::{Value, check, dtype_of, failed, host_memory};
 use crate::backend::{
-    Estimate, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Source,
+    Estimate, HookGuard, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Source,
 };
 use crate::error::{Error, Result, Status};
 use crate::log::{Level, Logger};
 use crate::memory::{Kind, Pool, Reservation};
 use crate::platform;
-use crate::tensor::{Dim, Signature, Tensor, TensorSpec};
+use crate::tensor::{Dim, OutputPlace, Signature, Tensor, TensorSpec};
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -43,6 +44,10 @@ pub struct Loaded {
     shared: Arc<Shared>,
     report: ProviderReport,
     computes_on_cpu: bool,
+    /// Where requests' own tensors may be besides the host's memory.
+    on_device: Option<OnDevice>,
+    /// Its number.
+    devices: Vec<i32>,
     /// Where batches are, so that the device reaches them.
     pinned: Option<Arc<Pool>>,
     /// Bytes besides the weights: the graph, and what ONNX Runtime keeps about it.
@@ -292,18 +297,7 @@ fn finish(
     files: &Files,
 ) -> Result<Arc<Loaded>> {
     let Choice { session, report, provider } = choice;
-    let mut signature = Signature::default();
-    for input in session.inputs() {
-        signature.inputs.push(spec("input", input.name(), input.dtype())?);
-    }
-    for input in session.overridable_initializers() {
-        let mut spec = spec("input", input.name(), input.dtype())?;
-        spec.optional = true;
-        signature.inputs.push(spec);
-    }
-    for output in session.outputs() {
-        signature.outputs.push(spec("output", output.name(), output.dtype())?);
-    }
+    let signature = signature_of(&session)?;
     // An output that is an input is not written to memory that is given for it: ONNX Runtime leaves it as it is.
     let passes_on =
         signature.outputs.iter().any(|output| signature.inputs.iter().any(|input| input.name == output.name));
@@ -322,9 +316,29 @@ fn finish(
     let graph =
         grown.unwrap_or(rest).clamp(rest.min(GRAPH_BYTES / 16), GRAPH_BYTES + rest.saturating_mul(16));
     let graph = Reservation::forced(request.pool.ledger(), Kind::Models, graph);
+    let on_device = provider.as_ref().and_then(Provider::pinning_device).map(OnDevice::cuda).transpose()?;
+    let devices = on_device.iter().map(OnDevice::number).collect();
     let pinned = provider.as_ref().and_then(|provider| pinned_pool(request, &shared.session, provider));
     let computes_on_cpu = provider.is_none_or(|provider| provider.computes_on_cpu());
-    Ok(Arc::new(Loaded { shared, report, computes_on_cpu, pinned, graph, stamp: files.stamp.clone() }))
+    let stamp = files.stamp.clone();
+    Ok(Arc::new(Loaded { shared, report, computes_on_cpu, on_device, devices, pinned, graph, stamp }))
+}
+
+/// What a session takes and gives.
+pub fn signature_of(session: &Session) -> Result<Signature> {
+    let mut signature = Signature::default();
+    for input in session.inputs() {
+        signature.inputs.push(spec("input", input.name(), input.dtype())?);
+    }
+    for input in session.overridable_initializers() {
+        let mut spec = spec("input", input.name(), input.dtype())?;
+        spec.optional = true;
+        signature.inputs.push(spec);
+    }
+    for output in session.outputs() {
+        signature.outputs.push(spec("output", output.name(), output.dtype())?);
+    }
+    Ok(signature)
 }
 
 /// The pool of pinned memory for a model's batches; `None`: its provider has none, or ONNX Runtime does not give any.
@@ -377,6 +391,15 @@ pub fn start_profiling(options: &RunOptions, prefix: &Path) -> Result<(), ort::E
     check(unsafe { (profiling.enable)(options.ptr().cast_mut(), prefix.as_ptr()) })
 }
 
+/// Has the interrupt end the run with these options.
+fn terminates<'a>(interrupt: &'a Interrupt, options: &Arc<RunOptions>) -> HookGuard<'a> {
+    let options = Arc::clone(options);
+    interrupt.hook(Box::new(move || {
+        // Sets a flag that ONNX Runtime looks at between operators.
+        let _ = options.terminate();
+    }))
+}
+
 impl OnnxModel {
     fn shared(&self) -> &Arc<Shared> {
         &self.loaded.shared
@@ -410,11 +433,7 @@ impl OnnxModel {
             start_profiling(&options, prefix).map_err(|e| failed(&e))?;
         }
         let options = Arc::new(options);
-        let terminator = Arc::clone(&options);
-        let hook = interrupt.hook(Box::new(move || {
-            // Sets a flag that ONNX Runtime looks at between operators.
-            let _ = terminator.terminate();
-        }));
+        let hook = terminates(interrupt, &options);
         // SAFETY: every array has the length given and outlives the call; the values view `inputs`, which
         // outlive it too. `Run` may be called from several threads.
         let status = unsafe {
@@ -448,6 +467,26 @@ impl Model for OnnxModel {
 
     fn run(&self, inputs: &[Option<Tensor>], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
         memory::within_means(|| self.run_once(inputs, interrupt, None))
+    }
+
+    fn devices(&self) -> &[i32] {
+        &self.loaded.devices
+    }
+
+    fn run_placed(
+        &self,
+        inputs: &[Option<Tensor>],
+        outputs: &[OutputPlace],
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Tensor>> {
+        let Some(on_device) = &self.loaded.on_device else {
+            return Err(Error::new(Status::Unsupported, "the model takes no tensors in a device's memory"));
+        };
+        memory::within_means(|| {
+            let options = Arc::new(RunOptions::new().map_err(|error| failed(&error))?);
+            let _hook = terminates(interrupt, &options);
+            binding::run(self.shared(), on_device, &options, inputs, outputs, interrupt)
+        })
     }
 
     fn run_profiled(

@@ -49,7 +49,7 @@ impl Drop for Value {
 
 impl Value {
     /// Takes over a value that a call has returned.
-    fn own(pointer: *mut sys::OrtValue) -> Result<Self> {
+    pub fn own(pointer: *mut sys::OrtValue) -> Result<Self> {
         NonNull::new(pointer)
             .map(Value)
             .ok_or_else(|| Error::new(Status::BackendFailed, "ONNX Runtime returned no value"))
@@ -165,7 +165,7 @@ impl Value {
         Ok(Tensor { dtype, shape, data })
     }
 
-    fn type_and_shape(&self) -> Result<(DType, Shape)> {
+    pub fn type_and_shape(&self) -> Result<(DType, Shape)> {
         let api = ort::api();
         let mut info = ptr::null_mut();
         // SAFETY: `self` is a live tensor value; the info is released below, on every path.
@@ -195,7 +195,7 @@ impl Value {
         result
     }
 
-    fn data(&self) -> Result<*const u8> {
+    pub fn data(&self) -> Result<*const u8> {
         let mut data: *mut c_void = ptr::null_mut();
         // SAFETY: `self` is a live tensor value of fixed-size elements.
         check(unsafe { (ort::api().GetTensorMutableData)(self.pointer(), &mut data) })
