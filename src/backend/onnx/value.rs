@@ -22,6 +22,7 @@ pub fn check(status: sys::OrtStatusPtr) -> Result<(), ort::Error> {
 pub fn failed(error: &ort::Error) -> Error {
     let status = match error.code() {
         ort::ErrorCode::DeviceReset => Status::DeviceLost,
+        _ if is_lost(error.message()) => Status::DeviceLost,
         _ if error.message().contains("bad_alloc")
             || error.message().contains("Failed to allocate memory") =>
         {
@@ -30,6 +31,18 @@ pub fn failed(error: &ort::Error) -> Error {
         _ => Status::BackendFailed,
     };
     Error::new(status, format!("ONNX Runtime: {}", error.message()))
+}
+
+/// Errors of CUDA's runtime after which its context is of no use any more; "unknown" is one of them.
+const LOST: [u32; 17] = [46, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999];
+
+/// Whether a message of ONNX Runtime's tells of such an error: "CUDA failure 700: an illegal memory access ...".
+fn is_lost(message: &str) -> bool {
+    let codes = message.split("CUDA failure ").skip(1).map(|rest| {
+        let end = rest.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse::<u32>()
+    });
+    codes.flatten().any(|code| LOST.contains(&code))
 }
 
 /// An `OrtValue`, released on drop.
@@ -299,4 +312,21 @@ fn dtype_from(code: u32) -> Option<DType> {
 /// The element type that ONNX Runtime declares for an input or output.
 pub fn dtype_of(declared: ort::value::TensorElementType) -> Option<DType> {
     dtype_from(sys::ONNXTensorElementDataType::from(declared) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_device_is_told_from_other_failures() {
+        let lost = "Non-zero status code returned while running Add node. CUDA failure 700: an illegal memory access was \
+                    encountered ; GPU=0 ; hostname=h ; file=f.cc ; line=1 ; expr=cudaStreamSynchronize(stream);";
+        assert!(is_lost(lost) && is_lost("CUDA failure 2: out of memory\nCUDA failure 719: unspecified"));
+        for other in
+            ["CUDA failure 2: out of memory", "CUDA failure ", "CUDA failure 7000", "CUBLAS failure 700", ""]
+        {
+            assert!(!is_lost(other), "{other}");
+        }
+    }
 }
