@@ -1741,7 +1741,7 @@ typedef struct blaze_backend {
 } blaze_backend;
 
 /// Makes a backend of the host's known to an engine: models whose "backend" is its name are loaded and run by it. It stays
-/// until the engine is destroyed, which calls its `close`.
+/// until the engine is destroyed, which calls its `close`. If it is refused, none of its functions is called.
 ///
 /// @param engine   The engine.
 /// @param backend  The backend; copied. What `user` points to must live until `close`.

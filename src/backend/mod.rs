@@ -192,6 +192,9 @@ pub trait Backend: Send + Sync {
     /// What a model's configuration calls it.
     fn name(&self) -> &str;
 
+    /// It is an engine's from now on: before anything else is asked of it.
+    fn begin(&self) {}
+
     /// What loading a model will take, as well as can be told before.
     fn estimate(&self, request: &LoadRequest<'_>) -> Result<Estimate>;
 
@@ -214,13 +217,15 @@ impl Default for Backends {
 }
 
 impl Backends {
-    /// Adds one, unless there is one of that name.
+    /// Adds one, and has it begin, unless there is one of that name.
     pub fn add(&self, backend: Arc<dyn Backend>) -> Result<()> {
         let mut backends = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if backends.iter().any(|other| other.name() == backend.name()) {
             let text = format!("there is a backend {:?} already", backend.name());
             return Err(Error::new(Status::AlreadyExists, text));
         }
+        // Before anybody finds it.
+        backend.begin();
         backends.push(backend);
         Ok(())
     }

@@ -226,6 +226,7 @@ static void one_that_is_incomplete_is_refused(void) {
     do {                                                                                  \
         CHECK_STATUS(blaze_backend_register(rig.engine, &own.functions, &error), status); \
         CHECK_TEXT(error.message, text);                                                  \
+        CHECK_INT(atomic_load(&own.closes), 0);                                           \
         make(&own);                                                                       \
     } while (0)
     own.functions.load = NULL;
@@ -255,7 +256,7 @@ static void one_that_is_incomplete_is_refused(void) {
     CHECK_STATUS(blaze_engine_shutdown(rig.engine, 0), OK);
     own.functions.name = "late";
     REFUSED(SHUT_DOWN, "shut down");
-    rig_down(&rig);
+    is_closed(&rig, &own); /* once: as the one that was taken */
 }
 
 /* What a model's configuration may and may not say. */

@@ -16,7 +16,7 @@ use crate::abi::status::{blaze_error, blaze_status};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
-use crate::sync::Ordering;
+use crate::sync::{AtomicBool, Ordering};
 use call::Call;
 use model::ForeignModel;
 use space::{Places, Usage};
@@ -41,6 +41,8 @@ pub struct Link {
     /// What it may ask of the engine; at a fixed address.
     host: Box<blaze_host>,
     context: Box<Context>,
+    /// It is to be closed: it has been taken over.
+    closes: AtomicBool,
 }
 
 impl Deref for Foreign {
@@ -83,7 +85,7 @@ unsafe impl Send for Link {}
 unsafe impl Sync for Link {}
 
 impl Foreign {
-    /// Takes a backend over, and tells it whom it may ask.
+    /// Looks at a backend; nothing of it is called before `begin`.
     ///
     /// # Safety
     /// `name` is NULL or a string; the functions do what `blaze_backend` says, until `close` has returned.
@@ -117,14 +119,15 @@ impl Foreign {
             let places = Places::new(Weak::clone(link), pool.ledger(), devices);
             let context = Box::new(Context { name: name.into(), logger, pool: Arc::clone(pool), places });
             let host = Box::new(call::host_table(ptr::from_ref(&*context).cast_mut().cast()));
-            Link { name: name.into(), functions: *functions, host, context }
+            let closes = AtomicBool::new(false);
+            Link { name: name.into(), functions: *functions, host, context, closes }
         });
-        let backend = Arc::new_cyclic(|this| Foreign { link, this: Weak::clone(this) });
-        if let Some(open) = functions.open {
-            // SAFETY: promised by the caller; the table lives as long as the backend.
-            unsafe { open(functions.user, &raw const *backend.host) };
-        }
-        Ok(backend)
+        Ok(Arc::new_cyclic(|this| Foreign { link, this: Weak::clone(this) }))
+    }
+
+    /// From here on the backend is the engine's to close.
+    fn take_over(&self) {
+        self.closes.store(true, Ordering::Relaxed);
     }
 
     /// Itself, for models, which keep it alive.
@@ -213,7 +216,7 @@ impl Drop for Foreign {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(close) = self.functions.close {
+        if let (Some(close), true) = (self.functions.close, self.closes.load(Ordering::Relaxed)) {
             // SAFETY: promised by whoever registered it; none of its models is left, and none of its memory.
             unsafe { close(self.functions.user) };
         }
@@ -282,6 +285,14 @@ fn size_of_struct<T>() -> u32 {
 impl Backend for Foreign {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn begin(&self) {
+        self.take_over();
+        if let Some(open) = self.functions.open {
+            // SAFETY: promised by whoever made it known; the table lives as long as the backend.
+            unsafe { open(self.functions.user, &raw const *self.host) };
+        }
     }
 
     /// What the backend says afterwards counts; before, nobody knows more than the file's size, which loading may take.

@@ -72,5 +72,9 @@ pub fn open(
         return Err(unusable(super::failure(code, &mut error)));
     }
     // SAFETY: the plugin is of this version of the interface, and promises to keep to it.
-    unsafe { Foreign::new(&functions, logger, pool, devices) }.map_err(|error| unusable(error.to_string()))
+    let backend = unsafe { Foreign::new(&functions, logger, pool, devices) }
+        .map_err(|error| unusable(error.to_string()))?;
+    // Who has opened it closes it, whatever becomes of it.
+    backend.take_over();
+    Ok(backend)
 }
