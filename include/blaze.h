@@ -320,9 +320,9 @@ blaze_status blaze_pump(blaze_engine *engine,
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
 ///                    "intra_op_threads" (null: the engine's), "tuning" (true: it may be tuned, if the engine tunes),
-///                    "providers" (["cpu"]: tried in order; entries are names, or {"name", "required" (false: if it cannot be
-///                    used, the next one is tried), "options" ({}: ONNX Runtime's own)}), "batching": {"max_rows" (64; a larger request runs alone),
-///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
+///                    "providers" (["cpu"]: tried in order; entries are names, or {"name", "required" (false: if it
+///                    cannot be used, the next one is tried), "options" ({}: ONNX Runtime's own)}),
+///                    "batching": {"max_rows" (64; a larger request runs alone), "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external
@@ -951,12 +951,13 @@ typedef struct blaze_request {
 /// Before everything else.
 #define BLAZE_PRIORITY_CRITICAL 2
 
-/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. Before it, a request of
-/// a stepwise model may have events of BLAZE_EVENT_TOKEN and BLAZE_EVENT_PROGRESS. The terminal event's status is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
-/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is
-/// no other target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has
-/// waited, and there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is
-/// run once more alone, so that one request's bad values do not fail the others.
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. Before it, a request
+/// of a stepwise model may have events of BLAZE_EVENT_TOKEN and BLAZE_EVENT_PROGRESS. The terminal event's status is OK;
+/// CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written); BACKEND_FAILED;
+/// OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is no other
+/// target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has waited, and
+/// there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is run once more alone, so
+/// that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
 /// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set. Tensors in a
@@ -1563,8 +1564,9 @@ typedef struct blaze_host {
     /// Returns 1 once nobody wants the result of a call: return CANCELLED as soon as is convenient.
     uint32_t (*is_cancelled)(const struct blaze_call *call);
     /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
-    /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
-    /// it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks
+    /// for it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK;
+    /// INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
     blaze_status (*output)(struct blaze_call *call,
                            uint32_t index,
                            const int64_t *shape,
@@ -1583,14 +1585,14 @@ typedef struct blaze_host {
                   int32_t device,
                   size_t size_bytes,
                   uint32_t purpose);
-    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
-    /// fails; what the backend has by the end of `close`.
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back
+    /// by the end of `unload`, or of a `load` that fails; what the backend has by the end of `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
-    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
-    /// looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send it again in the
-    /// request's next step, which comes when there is room; CANCELLED: nobody wants the result; INVALID_STATE: it is
-    /// finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
+    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since
+    /// it last looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send
+    /// it again in the request's next step, which comes when there is room; CANCELLED: nobody wants the result;
+    /// INVALID_STATE: it is finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
     blaze_status (*emit)(struct blaze_call *call, const char *text, size_t text_bytes, float progress);
     /// Ends a stepwise request; `message` says why unless `status` is OK, and may be NULL. Outputs are made before. When the
     /// step (or `begin`) returns, `end` is called for it. Finishing it again does nothing.
@@ -1664,9 +1666,10 @@ typedef struct blaze_backend_run {
     const blaze_tensor *outputs;
 } blaze_backend_run;
 
-/// A backend: how to load and run a kind of model. Start from BLAZE_BACKEND_INIT. Functions may be called from any thread, and
-/// several at once, but for one prepared memory, and for one model's steps, one at a time. None may call into Blaze but by
-/// blaze_host, and none may throw or unwind. What fails says why in `err`, which is never NULL. Optional ones may be NULL.
+/// A backend: how to load and run a kind of model. Start from BLAZE_BACKEND_INIT. Functions may be called from any
+/// thread, and several at once, but for one prepared memory, and for one model's steps, one at a time. None may call into
+/// Blaze but by blaze_host, and none may throw or unwind. What fails says why in `err`, which is never NULL. Optional
+/// ones may be NULL.
 typedef struct blaze_backend {
     /// sizeof(blaze_backend).
     uint32_t struct_size;
@@ -1685,11 +1688,11 @@ typedef struct blaze_backend {
                          struct blaze_call *call,
                          void **model,
                          blaze_error *err);
-    /// Describes a model as JSON, by the two-call pattern: "inputs" and "outputs" ("name", "dtype", "shape": sizes, and names
-    /// for those that vary; "optional" for inputs), and if they differ from the defaults "rows_are_independent" (false: the
-    /// engine finds out by runs), "on_cpu" (true: a run keeps a core busy), "memory_bytes" (0: host memory that it takes),
-    /// "provider" (the backend's name), "devices" ([]: whose memory requests' tensors may be in), "batch_memory" ("host", or
-    /// "pinned": where batches are to be, by `allocate`).
+    /// Describes a model as JSON, by the two-call pattern: "inputs" and "outputs" ("name", "dtype", "shape": sizes, and
+    /// names for those that vary; "optional" for inputs), and if they differ from the defaults "rows_are_independent"
+    /// (false: the engine finds out by runs), "on_cpu" (true: a run keeps a core busy), "memory_bytes" (0: host memory
+    /// that it takes), "provider" (the backend's name), "devices" ([]: whose memory requests' tensors may be in),
+    /// "batch_memory" ("host", or "pinned": where batches are to be, by `allocate`).
     blaze_status (*describe)(void *user, void *model, char *buffer, size_t capacity, size_t *needed);
     /// Frees a model. Nothing of it is prepared or under way any more.
     void (*unload)(void *user, void *model);
@@ -1709,9 +1712,9 @@ typedef struct blaze_backend {
                         const struct blaze_backend_run *run,
                         struct blaze_call *call,
                         blaze_error *err);
-    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid until
-    /// `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are stepwise, and
-    /// `run` is not called. A request whose `begin` fails is not ended.
+    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid
+    /// until `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are
+    /// stepwise, and `run` is not called. A request whose `begin` fails is not ended.
     blaze_status (*begin)(void *user,
                           void *model,
                           const struct blaze_backend_run *run,
@@ -1731,9 +1734,9 @@ typedef struct blaze_backend {
     /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
     /// comes back, sooner or later, also what is gone with its device, and none of it is used again.
     void (*free)(void *user, blaze_memory memory, int32_t device, void *address, size_t size_bytes);
-    /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
-    /// ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null),
-    /// "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
+    /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name",
+    /// "state" ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or
+    /// null), "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
     blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
     /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
     /// Optional.

@@ -32,8 +32,9 @@ pub struct blaze_host {
     /// Returns 1 once nobody wants the result of a call: return CANCELLED as soon as is convenient.
     pub is_cancelled: Option<unsafe extern "C" fn(call: *const blaze_call) -> u32>,
     /// Makes memory for an output of a run in which its `data` is NULL, or of a stepwise request; it is the event's after
-    /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks for
-    /// it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK; INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
+    /// that. `data` receives as many bytes as the output's dtype and the shape take. In host memory, or if the run asks
+    /// for it (the output's `memory`) in a device's; as `take`, it may call functions of the backend's. Returns OK;
+    /// INVALID_ARGUMENT; INVALID_SHAPE; OUT_OF_MEMORY; OVER_BUDGET.
     pub output: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -60,14 +61,14 @@ pub struct blaze_host {
             purpose: u32,
         ) -> *mut c_void,
     >,
-    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back by the end of `unload`, or of a `load` that
-    /// fails; what the backend has by the end of `close`.
+    /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back
+    /// by the end of `unload`, or of a `load` that fails; what the backend has by the end of `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
-    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since it last
-    /// looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send it again in the
-    /// request's next step, which comes when there is room; CANCELLED: nobody wants the result; INVALID_STATE: it is
-    /// finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
+    /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since
+    /// it last looked as one event. Returns OK; QUEUE_FULL: nothing was taken, since 1 MiB waits for the consumer: send
+    /// it again in the request's next step, which comes when there is room; CANCELLED: nobody wants the result;
+    /// INVALID_STATE: it is finished, or no stepwise request; INVALID_ARGUMENT; NULL_POINTER; OUT_OF_MEMORY.
     pub emit: Option<
         unsafe extern "C" fn(
             call: *mut blaze_call,
@@ -155,9 +156,10 @@ pub struct blaze_backend_run {
     pub outputs: *const blaze_tensor,
 }
 
-/// A backend: how to load and run a kind of model. Start from BLAZE_BACKEND_INIT. Functions may be called from any thread, and
-/// several at once, but for one prepared memory, and for one model's steps, one at a time. None may call into Blaze but by
-/// blaze_host, and none may throw or unwind. What fails says why in `err`, which is never NULL. Optional ones may be NULL.
+/// A backend: how to load and run a kind of model. Start from BLAZE_BACKEND_INIT. Functions may be called from any
+/// thread, and several at once, but for one prepared memory, and for one model's steps, one at a time. None may call into
+/// Blaze but by blaze_host, and none may throw or unwind. What fails says why in `err`, which is never NULL. Optional
+/// ones may be NULL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct blaze_backend {
@@ -182,11 +184,11 @@ pub struct blaze_backend {
             err: *mut blaze_error,
         ) -> blaze_status,
     >,
-    /// Describes a model as JSON, by the two-call pattern: "inputs" and "outputs" ("name", "dtype", "shape": sizes, and names
-    /// for those that vary; "optional" for inputs), and if they differ from the defaults "rows_are_independent" (false: the
-    /// engine finds out by runs), "on_cpu" (true: a run keeps a core busy), "memory_bytes" (0: host memory that it takes),
-    /// "provider" (the backend's name), "devices" ([]: whose memory requests' tensors may be in), "batch_memory" ("host", or
-    /// "pinned": where batches are to be, by `allocate`).
+    /// Describes a model as JSON, by the two-call pattern: "inputs" and "outputs" ("name", "dtype", "shape": sizes, and
+    /// names for those that vary; "optional" for inputs), and if they differ from the defaults "rows_are_independent"
+    /// (false: the engine finds out by runs), "on_cpu" (true: a run keeps a core busy), "memory_bytes" (0: host memory
+    /// that it takes), "provider" (the backend's name), "devices" ([]: whose memory requests' tensors may be in),
+    /// "batch_memory" ("host", or "pinned": where batches are to be, by `allocate`).
     pub describe: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -222,9 +224,9 @@ pub struct blaze_backend {
             err: *mut blaze_error,
         ) -> blaze_status,
     >,
-    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid until
-    /// `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are stepwise, and
-    /// `run` is not called. A request whose `begin` fails is not ended.
+    /// Begins a request of a stepwise model; `state` receives what stands for it, not NULL. What `run` points to is valid
+    /// until `end`; outputs are made by blaze_host.output. With `begin`, `step` and `end` the backend's models are
+    /// stepwise, and `run` is not called. A request whose `begin` fails is not ended.
     pub begin: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -271,9 +273,9 @@ pub struct blaze_backend {
             size_bytes: usize,
         ),
     >,
-    /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name", "state"
-    /// ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or null),
-    /// "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
+    /// Describes the backend as JSON for health and metrics, by the two-call pattern: {"devices": [{"device", "name",
+    /// "state" ("ready", "lost"), "reason", "losses", "memory": {"total_bytes", "free_bytes"}, "utilization" (0 to 1, or
+    /// null), "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
     pub report: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

@@ -15,9 +15,9 @@ use std::ffi::{c_char, c_void};
 /// @param model_json  The model's configuration, one object of the engine's "models":
 ///                    "name" (required), "version" (1), "backend" ("onnx"), "path", "lanes" (1: runs at once),
 ///                    "intra_op_threads" (null: the engine's), "tuning" (true: it may be tuned, if the engine tunes),
-///                    "providers" (["cpu"]: tried in order; entries are names, or {"name", "required" (false: if it cannot be
-///                    used, the next one is tried), "options" ({}: ONNX Runtime's own)}), "batching": {"max_rows" (64; a larger request runs alone),
-///                    "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
+///                    "providers" (["cpu"]: tried in order; entries are names, or {"name", "required" (false: if it
+///                    cannot be used, the next one is tried), "options" ({}: ONNX Runtime's own)}),
+///                    "batching": {"max_rows" (64; a larger request runs alone), "max_delay_us" (200), "priority_aging_ms" (50), "buckets" ([]: batch sizes to pad to),
 ///                    "axes" ({}: named axes to pad, as in {"sequence": {"buckets": [32, 128]}})},
 ///                    "warmup" (true; false; or {"sizes" ([]: rows to run), "inputs" ({}: by name {"shape", "fill" or
 ///                    "data"})}), "pinned" (false: it may be evicted), "prepack" (true; false: external

@@ -73,12 +73,13 @@ sized!(blaze_request since route_key);
 /// The most inputs, and the most outputs, that a request may describe.
 const MAX_TENSORS: u32 = 4096;
 
-/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. Before it, a request of
-/// a stepwise model may have events of BLAZE_EVENT_TOKEN and BLAZE_EVENT_PROGRESS. The terminal event's status is OK; CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written);
-/// BACKEND_FAILED; OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is
-/// no other target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has
-/// waited, and there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is
-/// run once more alone, so that one request's bad values do not fail the others.
+/// Submits a request. If it is accepted, exactly one terminal event comes to `queue`; if not, none. Before it, a request
+/// of a stepwise model may have events of BLAZE_EVENT_TOKEN and BLAZE_EVENT_PROGRESS. The terminal event's status is OK;
+/// CANCELLED; EXPIRED; SHUT_DOWN; BUFFER_TOO_SMALL (an output buffer; others may have been written); BACKEND_FAILED;
+/// OUT_OF_MEMORY; DEVICE_LOST; INTERNAL; and for routes TIMEOUT ("attempt_timeout_ms" is over, and there is no other
+/// target), OVER_QUOTA (it has waited, and had to make room for another tenant's request), NOT_FOUND (it has waited, and
+/// there is no target any more). If a run of several requests fails with BACKEND_FAILED, each is run once more alone, so
+/// that one request's bad values do not fail the others.
 ///
 /// @param engine   The engine.
 /// @param request  The work. Descriptors are copied, and so is input data unless BLAZE_REQUEST_BORROW is set. Tensors in a
