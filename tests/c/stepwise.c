@@ -456,7 +456,7 @@ static void what_nobody_takes_is_one_event(void) {
     atomic_store(&own.permits, 0);
     ticket = submit_for(&rig, 4);
     for (int i = 0; i < 4; i++) {
-        char piece[8];
+        char piece[16];
         snprintf(piece, sizeof piece, "%d ", i);
         atomic_store(&own.permits, 1);
         blaze_event event = next_event(rig.queue);
