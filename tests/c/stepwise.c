@@ -1045,7 +1045,7 @@ static void texts_stay_until_they_are_released(void) {
     CHECK_STATUS(blaze_event_output(&done, 0, &view), OK); /* not released with it */
     CHECK_INT(*(const int64_t *)view.data, 10);
     for (int i = 1; i < count; i++) {
-        char piece[8];
+        char piece[16];
         snprintf(piece, sizeof piece, "%d ", i);
         CHECK(!strcmp(kept[i].text, piece));
     }
@@ -1053,7 +1053,7 @@ static void texts_stay_until_they_are_released(void) {
     for (int i = 1; i < count; i += 2) blaze_event_release(&kept[i]);
     is_closed(&rig, &own);
     for (int i = 2; i < count; i += 2) { /* after the engine's end */
-        char piece[8];
+        char piece[16];
         snprintf(piece, sizeof piece, "%d ", i);
         CHECK(!strcmp(kept[i].text, piece));
         blaze_event_release(&kept[i]);
