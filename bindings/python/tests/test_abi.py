@@ -59,8 +59,8 @@ def test_functions_are_the_headers() -> None:
             assert len(arguments) == count, name
         else:
             assert name in _abi._OPTIONAL, name
-    # An allocator in Python would be called on every tensor, with the GIL.
-    assert set(in_header) - set(ours) == {"blaze_engine_create_with_allocator"}
+    # An allocator in Python would be called on every tensor, with the GIL, and a backend for every batch.
+    assert set(in_header) - set(ours) == {"blaze_engine_create_with_allocator", "blaze_backend_register"}
 
 
 def test_numbers() -> None:
