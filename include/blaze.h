@@ -1751,7 +1751,8 @@ typedef struct blaze_backend {
 /// @param err      Receives the reason of a failure; may be NULL.
 ///
 /// Never blocks. Threads: any.
-/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; SHUT_DOWN.
+/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; UNSUPPORTED;
+/// SHUT_DOWN.
 blaze_status blaze_backend_register(blaze_engine *engine,
                                     const struct blaze_backend *backend,
                                     blaze_error *err);

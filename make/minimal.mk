@@ -8,10 +8,10 @@ ifeq ($(PANIC),abort)
 MINIMAL_ENV = CARGO_PROFILE_MINIMAL_PANIC=abort RUSTFLAGS="$(RUSTFLAGS) -C force-unwind-tables=no"
 MINIMAL_MAX = 1250000
 endif
-MINIMAL_MAX ?= 1400000
+MINIMAL_MAX ?= 1450000
 
 .PHONY: minimal
-minimal: ## the smallest library: without profiler, repository, router and tuning (PANIC=abort: smaller, a panic ends the process)
+minimal: ## the smallest library: without plugins, profiler, providers, repository, router and tuning (PANIC=abort: smaller, a panic ends the process)
 	$(MINIMAL_ENV) $(CARGO) rustc --profile minimal --no-default-features --locked --lib --crate-type cdylib
 	@ln -sf libblaze.so target/minimal/libblaze.so.0
 	@ls -l $(MINIMAL)

@@ -10,8 +10,12 @@ pub struct Feature {
     pub built: bool,
 }
 
+/// Backends of hosts and of plugins, models that advance by steps, and all that is in the memory of devices.
+pub const PLUGINS: Feature = Feature { name: "plugins", built: cfg!(feature = "plugins") };
 /// Profiles, their reports, and advice.
 pub const PROFILER: Feature = Feature { name: "profiler", built: cfg!(feature = "profiler") };
+/// Execution providers of ONNX Runtime's besides the CPU's.
+pub const PROVIDERS: Feature = Feature { name: "providers", built: cfg!(feature = "providers") };
 /// Directories of models with versions.
 pub const REPOSITORY: Feature = Feature { name: "repository", built: cfg!(feature = "repository") };
 /// Routes, and tenants' limits.

@@ -15,11 +15,19 @@ static void refused(blaze_status status, const char *message, const char *featur
     expect(status == BLAZE_STATUS_UNSUPPORTED && strstr(message, feature) != NULL, feature, message);
 }
 
+static void misconfigured(const char *config, const char *path, const char *feature) {
+    blaze_engine *engine = NULL;
+    blaze_error error = {0, "", 0};
+    blaze_status status = blaze_engine_create(config, &engine, &error);
+    expect(status == BLAZE_STATUS_INVALID_CONFIG && strstr(error.message, path) && strstr(error.message, feature), config,
+           error.message);
+}
+
 int main(void) {
     static const int64_t shape[] = {1, 4};
     static float data[4] = {1, 2, 3, 4};
     blaze_error error = {0, "", 0};
-    blaze_engine *engine = NULL, *other = NULL;
+    blaze_engine *engine = NULL;
     blaze_model model = 0;
     char text[65536];
     size_t needed = 0;
@@ -43,6 +51,11 @@ int main(void) {
     expect(!blaze_health_json(engine, text, sizeof text, &needed), "blaze_health_json", "");
     expect(!blaze_metrics_text(engine, BLAZE_METRICS_PROMETHEUS, text, sizeof text, &needed), "blaze_metrics_text", "");
 
+    blaze_backend backend = BLAZE_BACKEND_INIT;
+    refused(blaze_backend_register(engine, &backend, &error), error.message, "plugins");
+    input.memory = BLAZE_MEMORY_CUDA;
+    request.flags = BLAZE_REQUEST_BORROW;
+    refused(blaze_infer(engine, &request, UINT64_MAX, &event, &error), error.message, "plugins");
     refused(blaze_profile_start(engine, NULL, &error), error.message, "profiler");
     refused(blaze_profile_stop(engine, &error), error.message, "profiler");
     refused(blaze_tune(engine, "{\"model\": \"m\"}", NULL, 0, NULL, &error), error.message, "tuning");
@@ -52,8 +65,14 @@ int main(void) {
     expect(blaze_advice_json(engine, text, sizeof text, &needed) == BLAZE_STATUS_UNSUPPORTED, "blaze_advice_json", "");
     expect(blaze_tune_report(engine, text, sizeof text, &needed) == BLAZE_STATUS_UNSUPPORTED, "blaze_tune_report", "");
     expect(blaze_route_destroy(engine, model) == BLAZE_STATUS_UNSUPPORTED, "blaze_route_destroy", "");
-    expect(blaze_engine_create("{\"routes\": []}", &other, &error) == BLAZE_STATUS_INVALID_CONFIG &&
-               strstr(error.message, "routes") && strstr(error.message, "router"), "\"routes\"", error.message);
+    misconfigured("{\"routes\": []}", "routes: ", "router");
+    misconfigured("{\"plugins\": [\"cuda\"]}", "plugins: ", "plugins");
+    misconfigured("{\"memory\": {\"devices\": {\"cuda:0\": 1}}}", "memory.devices: ", "plugins");
+    misconfigured("{\"models\": [{\"name\": \"m\", \"backend\": \"mock\", \"mock\": {\"steps\": 3}}]}", "models[0].mock.steps: ", "plugins");
+    misconfigured("{\"models\": [{\"name\": \"m\", \"path\": \"tests/models/tiny.onnx\", \"providers\": [\"cuda\", \"cpu\"]}]}",
+                  "providers[0]: ", "providers");
+    misconfigured("{\"models\": [{\"name\": \"m\", \"path\": \"tests/models/tiny.onnx\", \"providers\": [{\"name\": \"cpu\"}]}]}",
+                  "models[0].providers[0]: ", "providers");
     blaze_engine_destroy(engine);
     printf("  %s\n", failures ? "the minimal library is not as it should be" : "the minimal library is as it should be");
     return failures != 0;

@@ -1,6 +1,7 @@
 //! Memory of devices: what backends have taken of it for their models, and the most that it may be.
 
 use super::Interrupt;
+use crate::features::PLUGINS;
 use crate::memory::{Ledger, Pool};
 use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 use std::collections::BTreeMap;
@@ -106,8 +107,16 @@ impl Devices {
         self.any.store(true, Ordering::Release);
     }
 
+    /// Whether there has been any.
+    fn any(&self) -> bool {
+        PLUGINS.built && self.any.load(Ordering::Acquire)
+    }
+
     /// Those that are used.
     pub fn all(&self) -> Vec<Arc<Device>> {
+        if !self.any() {
+            return Vec::new();
+        }
         lock(&self.devices).iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -118,7 +127,7 @@ impl Devices {
 
     /// Bytes of pinned memory that nobody uses.
     pub fn pinned_idle_bytes(&self) -> u64 {
-        match self.any.load(Ordering::Acquire) {
+        match self.any() {
             true => self.pinned().iter().map(|pool| pool.idle_bytes()).sum(),
             false => 0,
         }
@@ -126,14 +135,14 @@ impl Devices {
 
     /// Whether there is memory, on devices or pinned, that nobody uses.
     pub fn has_spare(&self) -> bool {
-        self.any.load(Ordering::Acquire)
+        self.any()
             && (self.pinned_idle_bytes() > 0
                 || self.all().iter().any(|device| device.pool().idle_bytes() > 0))
     }
 
     /// Frees pinned memory that nobody uses. Returns how many bytes.
     pub fn trim_pinned(&self) -> u64 {
-        match self.any.load(Ordering::Acquire) {
+        match self.any() {
             true => self.pinned().iter().map(|pool| pool.trim(0)).sum(),
             false => 0,
         }
@@ -141,7 +150,7 @@ impl Devices {
 
     /// Frees whatever nobody uses.
     pub fn trim(&self) {
-        if self.any.load(Ordering::Acquire) {
+        if self.any() {
             self.trim_pinned();
             self.all().iter().for_each(|device| _ = device.pool().trim(0));
         }
@@ -149,7 +158,7 @@ impl Devices {
 
     /// Frees what nobody has used for so long.
     pub fn trim_older(&self, now_ns: u64, age_ns: u64) {
-        if self.any.load(Ordering::Acquire) {
+        if self.any() {
             let devices = self.all().into_iter().map(|device| device.pool());
             for pool in self.pinned().into_iter().chain(devices) {
                 pool.trim_older(now_ns, age_ns);

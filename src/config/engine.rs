@@ -5,7 +5,7 @@ use super::{
     objects, optional_object, parse, part_of, require,
 };
 use crate::error::Result;
-use crate::features::{PROFILER, REPOSITORY, ROUTER, TUNING};
+use crate::features::{PLUGINS, PROFILER, REPOSITORY, ROUTER, TUNING};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -42,6 +42,7 @@ pub struct EngineConfig {
     #[serde(deserialize_with = "repository")]
     pub repository: RepositoryConfig,
     /// Shared objects with backends, which are opened first.
+    #[serde(deserialize_with = "plugins")]
     pub plugins: Vec<PluginConfig>,
     /// Models that are loaded before `blaze_engine_create` returns.
     #[serde(deserialize_with = "objects")]
@@ -96,6 +97,14 @@ impl<'de> Deserialize<'de> for PluginConfig {
         }
         from.deserialize_any(PluginVisitor)
     }
+}
+
+fn plugins<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PluginConfig>, D::Error> {
+    part_of(&PLUGINS, from, Vec::deserialize)
+}
+
+fn devices<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Option<u64>>, D::Error> {
+    part_of(&PLUGINS, from, BTreeMap::deserialize)
 }
 
 fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProfileConfig>, D::Error> {
@@ -165,6 +174,7 @@ pub struct MemoryConfig {
     pub tune_heap: Option<bool>,
     /// Bytes that may be taken of each device's memory, by backend and device, such as "cuda:0". Null, or left out: nine
     /// tenths of what is free when it is first used, if its backend says how much that is.
+    #[serde(deserialize_with = "devices")]
     pub devices: BTreeMap<String, Option<u64>>,
 }
 

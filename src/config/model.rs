@@ -1,7 +1,10 @@
 //! The configuration of a model.
 
-use super::{LimitsConfig, Object, ProviderConfig, object, objects, optional_object, parse, read, require};
+use super::{
+    LimitsConfig, Object, ProviderConfig, object, objects, optional_object, parse, part_of, read, require,
+};
 use crate::error::Error;
+use crate::features::PLUGINS;
 use crate::tensor::DType;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -57,7 +60,7 @@ pub struct ModelConfig {
     #[serde(default = "yes")]
     pub recovery: bool,
     /// For a backend of the host's or a plugin's: whatever it wants.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "options")]
     pub options: serde_json::Map<String, Value>,
     /// What the `mock` backend does.
     #[serde(default, deserialize_with = "optional_object")]
@@ -163,6 +166,14 @@ impl Default for BatchingConfig {
     }
 }
 
+fn options<'de, D: Deserializer<'de>>(from: D) -> Result<serde_json::Map<String, Value>, D::Error> {
+    part_of(&PLUGINS, from, Deserialize::deserialize)
+}
+
+fn steps<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    part_of(&PLUGINS, from, u64::deserialize)
+}
+
 /// A backend for tests: it computes something checkable and fails on command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,6 +188,7 @@ pub struct MockConfig {
     pub compute: MockCompute,
     /// If not 0, requests advance by so many steps, each of which sends the text "step k ". What is said of runs is then of
     /// steps.
+    #[serde(deserialize_with = "steps")]
     pub steps: u64,
     /// How long every run takes, in microseconds.
     pub latency_us: u64,

@@ -1,5 +1,6 @@
 //! An execution provider of ONNX Runtime's, as a model's configuration asks for it.
 
+use crate::features::PROVIDERS;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -73,6 +74,9 @@ impl<'de> Deserialize<'de> for ProviderConfig {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ProviderConfig, A::Error> {
+                if !PROVIDERS.built {
+                    return Err(A::Error::custom(PROVIDERS.missing()));
+                }
                 let Whole { name, required, options } = Whole::deserialize(MapAccessDeserializer::new(map))?;
                 if options.keys().any(|key| key.is_empty() || key.contains('\0')) {
                     return Err(A::Error::custom("a key of \"options\" is empty, or has a NUL in it"));

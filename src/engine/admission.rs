@@ -6,6 +6,7 @@ use super::line::Line;
 use super::lines::Given;
 use super::model::Model;
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::memory::{Kind, Ledger, Pool, Reservation};
 use crate::tensor::{
     BorrowedBytes, Buffer, CallerBuffer, DType, Data, DeviceBytes, DeviceRange, OutputPlace, Shape,
@@ -229,7 +230,7 @@ pub fn extras(
             }
         }
     }
-    let places = admitted.device.map(|device| {
+    let places = admitted.device.filter(|_| PLUGINS.built).map(|device| {
         let otherwise =
             if description.device_outputs { OutputPlace::Device(device) } else { OutputPlace::Host };
         let mut places = vec![otherwise; model.signature().outputs.len()].into_boxed_slice();

@@ -7,6 +7,7 @@ use crate::abi::backend::blaze_backend;
 use crate::backend::{Backend, Foreign, plugin};
 use crate::config::PluginConfig;
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::sync::lock;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -44,6 +45,9 @@ impl Engine {
 impl Core {
     /// Opens the plugins of the configuration. One that cannot be opened is noted down, unless it is required.
     pub fn open_plugins(&self) -> Result<()> {
+        if !PLUGINS.built {
+            return Ok(()); // the configuration has none
+        }
         for (index, config) in self.config.plugins.iter().enumerate() {
             let file = plugin::file_of(&config.path);
             let opened = file.clone().and_then(|file| self.open_plugin(&file, config));

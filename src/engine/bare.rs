@@ -5,6 +5,7 @@
 use super::batch::Inputs;
 use super::execute::Lane;
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::panics::catch;
 use crate::tensor::{Data, OutputPlace, Tensor, size_bytes};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ impl Lane<'_> {
     /// Where the request wants its outputs, if it says so.
     pub fn places(&self) -> Option<&[OutputPlace]> {
         // SAFETY: written, and held by the lane.
-        if !unsafe { self.batch.request(0) }.flags.on_device {
+        if !PLUGINS.built || !unsafe { self.batch.request(0) }.flags.on_device {
             return None;
         }
         // SAFETY: this is the lane, and places are not changed once they are written.

@@ -27,7 +27,7 @@ use crate::backend::{self, Devices, Interrupt};
 use crate::clock::now_ns;
 use crate::config::{EngineConfig, ModelConfig};
 use crate::error::{Error, Result, Status};
-use crate::features::{PROFILER, ROUTER};
+use crate::features::{PLUGINS, PROFILER, ROUTER};
 use crate::log::Logger;
 use crate::memory::{HostSpace, Ledger, Pool, Space};
 use crate::metrics::{Fleet, Metrics};
@@ -191,7 +191,9 @@ impl Engine {
         core.tune_heap();
         core.ledger.set_relief(Box::new(Evictor(Arc::downgrade(&core))));
         core.pool.set_limit(core.config.memory.pool_bytes);
-        core.devices.set_maker(Box::new(DeviceEvictor(Arc::downgrade(&core))));
+        if PLUGINS.built {
+            core.devices.set_maker(Box::new(DeviceEvictor(Arc::downgrade(&core))));
+        }
         let engine = Engine { core };
         if PROFILER.built
             && let Some(profile) = &engine.core.config.profile

@@ -16,7 +16,7 @@ use crate::backend::{self, Interrupt, LoadRequest, Room, Source};
 use crate::clock::now_ns;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
-use crate::features::TUNING;
+use crate::features::{PLUGINS, TUNING};
 use crate::memory::Reservation;
 use crate::panics::catch;
 use crate::platform;
@@ -186,7 +186,7 @@ fn prepare(
     let brought = bring(core, &config, source, order)?;
     let backend = Arc::clone(&brought.backend);
     lines::check_axes(backend.signature(), &config.batching.axes)?;
-    let stepwise = Arc::clone(&backend).stepwise().is_some();
+    let stepwise = PLUGINS.built && Arc::clone(&backend).stepwise().is_some();
     if stepwise {
         stepping::check(&config)?;
     }

@@ -10,6 +10,7 @@ use super::warden::Mending;
 use crate::backend::{self, Copying, Layout, Memory, Prepared, ProviderReport};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::log::Logger;
 use crate::memory::Pool;
 use crate::metrics::Traffic;
@@ -79,7 +80,7 @@ pub struct Model {
     /// Its batches, or steps, take a place among those of the engine's threads.
     pub gated: bool,
     /// It advances by steps.
-    pub stepping: Option<Stepping>,
+    stepping: Option<Stepping>,
     /// It is a version of the repository's, which alone takes it out again.
     pub is_version: AtomicBool,
     /// Threads of its own: as many as there were ever lanes.
@@ -159,7 +160,13 @@ impl Model {
     /// Whether its requests advance by steps, together.
     #[inline]
     pub fn is_stepwise(&self) -> bool {
-        self.stepping.is_some()
+        self.stepping().is_some()
+    }
+
+    /// What advances its requests by steps.
+    #[inline]
+    pub fn stepping(&self) -> Option<&Stepping> {
+        self.stepping.as_ref().filter(|_| PLUGINS.built)
     }
 
     /// Batches that may be computed at once.

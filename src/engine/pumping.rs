@@ -62,7 +62,7 @@ impl Core {
 
     /// For a thread of the host's: runs one batch of a model, or makes one of its steps, if there is anything to do.
     pub fn run_batch_of(self: &Arc<Self>, model: &Arc<Model>) -> bool {
-        if let Some(stepping) = &model.stepping {
+        if let Some(stepping) = model.stepping() {
             return stepping.pump(self, model);
         }
         let Some(index) = model.queue.try_next() else { return false };

@@ -57,7 +57,7 @@ impl Stepping {
     pub fn start(core: &Arc<Core>, model: &Arc<Model>) -> Result<()> {
         let (core, own) = (Arc::clone(core), Arc::clone(model));
         let run = move || {
-            if let Some(stepping) = &own.stepping {
+            if let Some(stepping) = own.stepping() {
                 stepping.work(&core, &own);
             }
         };

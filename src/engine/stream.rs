@@ -191,7 +191,7 @@ impl Sink for Voice {
     }
 
     fn ended(&self) {
-        if let Some(stepping) = &self.model.stepping {
+        if let Some(stepping) = self.model.stepping() {
             stepping.wake();
         }
     }

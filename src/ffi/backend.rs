@@ -1,10 +1,11 @@
 //! Backends that the host registers.
 
-use super::guard::guard;
+use super::guard::guard_part;
 use super::handles::blaze_engine;
 use super::read::{handle, read_sized, sized};
 use super::status::{blaze_error, blaze_status};
 use crate::abi::backend::blaze_backend;
+use crate::features::PLUGINS;
 
 sized!(blaze_backend);
 
@@ -16,7 +17,8 @@ sized!(blaze_backend);
 /// @param err      Receives the reason of a failure; may be NULL.
 ///
 /// Never blocks. Threads: any.
-/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; SHUT_DOWN.
+/// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; UNSUPPORTED;
+/// SHUT_DOWN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_backend_register(
     engine: *mut blaze_engine,
@@ -25,7 +27,7 @@ pub unsafe extern "C" fn blaze_backend_register(
 ) -> blaze_status {
     // SAFETY: what the header asks for.
     unsafe {
-        guard(err, || {
+        guard_part(&PLUGINS, err, || {
             let engine = &handle(engine, "engine")?.engine;
             let backend = read_sized(backend, "backend")?;
             engine.register_backend(&backend)

@@ -8,6 +8,7 @@ use super::status::{blaze_error, blaze_status};
 use super::tensor::{BLAZE_DTYPE_STRING, BLAZE_MAX_RANK, BLAZE_MEMORY_CUDA, blaze_string, blaze_tensor};
 use crate::engine::{InputData, InputTensor, OutputBuffer, OutputData, RequestDescription};
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::tensor::{BorrowedBytes, CallerBuffer, DType, DeviceRange};
 use std::mem::MaybeUninit;
 
@@ -340,6 +341,9 @@ fn check(tensor: &blaze_tensor) -> Result<DType> {
     if tensor.memory > BLAZE_MEMORY_CUDA {
         let text = format!("memory: {} is none of host (0), pinned (1) and CUDA memory (2)", tensor.memory);
         return Err(Error::new(Status::Unsupported, text));
+    }
+    if tensor.memory == BLAZE_MEMORY_CUDA && !PLUGINS.built {
+        return Err(Error::new(Status::Unsupported, format!("memory: {}", PLUGINS.missing())));
     }
     if tensor.memory == BLAZE_MEMORY_CUDA && tensor.dtype == BLAZE_DTYPE_STRING {
         return Err(Error::new(Status::Unsupported, "memory: strings are in host memory only"));

@@ -1,6 +1,7 @@
 //! Devices of backends: what of their memory is taken, and what the backends say of them.
 
 use super::text::Exposition;
+use crate::features::PLUGINS;
 use serde_json::{Value, json};
 
 /// What is known of all of them.
@@ -146,6 +147,9 @@ impl DeviceGauges {
     }
 
     pub(super) fn memory_json(&self) -> Value {
+        if !PLUGINS.built {
+            return json!([]);
+        }
         let memory = self.memory.iter().map(|device| {
             json!({
                 "backend": device.backend,
@@ -160,6 +164,9 @@ impl DeviceGauges {
     }
 
     pub(super) fn reports_json(&self) -> Value {
+        if !PLUGINS.built {
+            return json!([]);
+        }
         let stream = |stream: &StreamReport| json!({"busy_ns": stream.busy_ns, "runs": stream.runs});
         let reports = self.reports.iter().map(|device| {
             json!({

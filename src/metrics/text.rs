@@ -2,6 +2,7 @@
 
 use super::models::outcomes;
 use super::{Counts, Gauges, Metrics, ModelMetrics, OUTCOMES, Totals, models as of_models};
+use crate::features::PLUGINS;
 use serde_json::{Value, json as object};
 use std::fmt::Write;
 
@@ -50,7 +51,9 @@ pub fn prometheus(metrics: &Metrics, totals: &Totals, gauges: &Gauges, models: &
         text.family("blaze_memory_budget_bytes", "gauge", "The most bytes that may be taken.");
         text.sample("blaze_memory_budget_bytes", &[], budget);
     }
-    gauges.devices.write(&mut text);
+    if PLUGINS.built {
+        gauges.devices.write(&mut text);
+    }
     text.family("blaze_models_evicted", "gauge", "Models that are not in memory just now.");
     text.sample("blaze_models_evicted", &[], gauges.evicted);
     text.family("blaze_evictions_total", "counter", "Models that left memory for others.");

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::config::{FaultKind, MockCompute, MockConfig, MockDim, MockTensor};
 use crate::error::{Error, Result, Status};
+use crate::features::PLUGINS;
 use crate::memory::Pool;
 use crate::tensor::{Buffer, DType, Data, Dim, Shape, Signature, Tensor, TensorSpec, size_bytes};
 use faults::Faults;
@@ -110,7 +111,7 @@ impl Model for MockModel {
     }
 
     fn stepwise(self: Arc<Self>) -> Option<Arc<dyn Stepwise>> {
-        if self.takes_steps() { Some(self) } else { None }
+        if PLUGINS.built && self.takes_steps() { Some(self) } else { None }
     }
 
     /// It sleeps rather than computes.

@@ -2,6 +2,7 @@
 
 use crate::config::{ProviderConfig, ProviderOption};
 use crate::error::{Error, Result, Status};
+use crate::features::PROVIDERS;
 use std::ffi::CString;
 
 /// What Blaze calls a provider, and ONNX Runtime.
@@ -90,6 +91,9 @@ impl Provider {
             let known: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             return Err(refused(format!(": {:?} is unknown; known are {}", config.name, known.join(", "))));
         };
+        if !PROVIDERS.built && name != "cpu" {
+            return Err(refused(format!(": {}", PROVIDERS.missing())));
+        }
         if name == "cpu" && !config.options.is_empty() {
             return Err(refused(".options: the CPU's provider has none".into()));
         }
@@ -162,7 +166,7 @@ impl Provider {
 pub fn short_name(runtime_name: &str) -> String {
     match NAMES.iter().find(|(_, known)| *known == runtime_name) {
         Some((name, _)) => (*name).into(),
-        None => runtime_name.trim_end_matches("ExecutionProvider").to_lowercase(),
+        None => runtime_name.trim_end_matches("ExecutionProvider").to_ascii_lowercase(),
     }
 }
 

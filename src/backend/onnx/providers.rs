@@ -107,10 +107,18 @@ pub fn choose<S>(
     if cpu.is_none() {
         return Err(rejected.into_error());
     }
+    on_cpu(attempt, rejected.0)
+}
+
+/// Makes a session with the CPU's provider alone.
+pub fn on_cpu<S>(
+    mut attempt: impl FnMut(&[Provider], bool) -> Result<(S, Operators), Trouble>,
+    rejected: Vec<RejectedProvider>,
+) -> Result<Choice<S>> {
     match attempt(&[], true) {
         Ok((session, operators)) => {
             let operators = operators.unwrap_or_default();
-            let report = ProviderReport { used: "cpu".into(), rejected: rejected.0, operators };
+            let report = ProviderReport { used: "cpu".into(), rejected, operators };
             Ok(Choice { session, report, provider: None })
         }
         Err(Trouble::Fatal(error)) => Err(error),
@@ -156,7 +164,7 @@ pub fn summary(report: &ProviderReport) -> String {
         false => {
             // The one that is used first.
             let mut running: Vec<(&String, &u64)> = report.operators.iter().collect();
-            running.sort_by_key(|(name, _)| **name != report.used);
+            running.sort_unstable_by_key(|(name, _)| (**name != report.used, name.to_owned()));
             let running: Vec<String> = running.into_iter().map(|(name, &n)| count(name, n)).collect();
             running.join(" and ")
         }

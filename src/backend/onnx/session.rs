@@ -17,6 +17,7 @@ use crate::backend::{
     Estimate, HookGuard, Interrupt, Layout, LoadRequest, Memory, Model, Prepared, ProviderReport, Source,
 };
 use crate::error::{Error, Result, Status};
+use crate::features::{PLUGINS, PROVIDERS};
 use crate::log::{Level, Logger};
 use crate::memory::{Kind, Pool, Reservation};
 use crate::platform;
@@ -156,12 +157,17 @@ fn load_session(
     let _entered = account.enter();
     let before = platform::heap_in_use();
     let asked_for = providers.iter().any(|provider| !provider.is_cpu());
-    let choice = providers::choose(providers, |providers, cpu_allowed| {
-        let session = commit(environment, request, providers, cpu_allowed)?;
-        let operators = register::operators(&session);
-        Ok((session, operators))
-    })?;
-    if asked_for {
+    let choice = if PROVIDERS.built {
+        providers::choose(providers, |providers, cpu_allowed| {
+            let session = commit(environment, request, providers, cpu_allowed)?;
+            let operators = register::operators(&session);
+            Ok((session, operators))
+        })?
+    } else {
+        let attempt = |_: &[Provider], _| Ok((commit(environment, request, &[], true)?, None));
+        providers::on_cpu(attempt, Vec::new())?
+    };
+    if asked_for && PROVIDERS.built {
         let level = if choice.report.rejected.is_empty() { Level::Info } else { Level::Warn };
         request
             .logger
@@ -182,7 +188,7 @@ fn commit(
     cpu_allowed: bool,
 ) -> Result<Session, Trouble> {
     let mut builder = builder(environment, request).map_err(|error| Trouble::Fatal(failed(&error)))?;
-    for (at, provider) in providers.iter().enumerate() {
+    for (at, provider) in providers.iter().enumerate().filter(|_| PROVIDERS.built) {
         register::register(&mut builder, provider).map_err(|refusal| match refusal {
             Refusal::Unavailable(reason) => Trouble::Refused { at, reason },
             Refusal::Options(error) => Trouble::Fatal(error),
@@ -233,8 +239,10 @@ fn builder(environment: &Environment, request: &LoadRequest<'_>) -> Result<Sessi
         .with_log_level(session_level(&request.logger))?
         .with_logger(session_logger(request.logger.clone()))?
         .with_memory_pattern(request.onnxruntime.memory_pattern)?
-        .with_prepacking(request.config.prepack)?
-        .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+        .with_prepacking(request.config.prepack)?;
+    if PROVIDERS.built {
+        builder = builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+    }
     if !request.onnxruntime.arena {
         builder = builder.with_env_allocators()?;
     }
@@ -297,6 +305,7 @@ fn finish(
     files: &Files,
 ) -> Result<Arc<Loaded>> {
     let Choice { session, report, provider } = choice;
+    let provider = provider.filter(|_| PROVIDERS.built);
     let signature = signature_of(&session)?;
     // An output that is an input is not written to memory that is given for it: ONNX Runtime leaves it as it is.
     let passes_on =
@@ -316,7 +325,8 @@ fn finish(
     let graph =
         grown.unwrap_or(rest).clamp(rest.min(GRAPH_BYTES / 16), GRAPH_BYTES + rest.saturating_mul(16));
     let graph = Reservation::forced(request.pool.ledger(), Kind::Models, graph);
-    let on_device = provider.as_ref().and_then(Provider::pinning_device).map(OnDevice::cuda).transpose()?;
+    let device = provider.as_ref().and_then(Provider::pinning_device).filter(|_| PLUGINS.built);
+    let on_device = device.map(OnDevice::cuda).transpose()?;
     let devices = on_device.iter().map(OnDevice::number).collect();
     let pinned = provider.as_ref().and_then(|provider| pinned_pool(request, &shared.session, provider));
     let computes_on_cpu = provider.is_none_or(|provider| provider.computes_on_cpu());
@@ -343,7 +353,7 @@ pub fn signature_of(session: &Session) -> Result<Signature> {
 
 /// The pool of pinned memory for a model's batches; `None`: its provider has none, or ONNX Runtime does not give any.
 fn pinned_pool(request: &LoadRequest<'_>, session: &Session, provider: &Provider) -> Option<Arc<Pool>> {
-    let device = provider.pinning_device()?;
+    let device = provider.pinning_device().filter(|_| PLUGINS.built)?;
     let pool = request.sessions.pinned(device, || {
         let space = Pinned::of(session, pinned::CUDA, device)?;
         let pool = Pool::new(Arc::clone(request.pool.ledger()), Box::new(space));
@@ -479,7 +489,7 @@ impl Model for OnnxModel {
         outputs: &[OutputPlace],
         interrupt: &Interrupt,
     ) -> Result<Vec<Tensor>> {
-        let Some(on_device) = &self.loaded.on_device else {
+        let Some(on_device) = self.loaded.on_device.as_ref().filter(|_| PLUGINS.built) else {
             return Err(Error::new(Status::Unsupported, "the model takes no tensors in a device's memory"));
         };
         memory::within_means(|| {
