@@ -5,18 +5,13 @@
  *
  * Build: cc -shared -fPIC plugin.c -o libblaze_scale.so. It needs the header, and does not link libblaze. A host that has
  * the functions in itself passes the same struct to blaze_backend_register. */
+#define BLAZE_PLUGIN
 #include "blaze.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef _WIN32
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 struct model {
     double factor;
@@ -90,11 +85,11 @@ static void close_backend(void *user) {
     free(user);
 }
 
-EXPORT uint32_t blaze_plugin_abi(void) {
+uint32_t blaze_plugin_abi(void) {
     return BLAZE_BACKEND_ABI;
 }
 
-EXPORT blaze_status blaze_plugin_open(const char *config_json, blaze_backend *backend, blaze_error *err) {
+blaze_status blaze_plugin_open(const char *config_json, blaze_backend *backend, blaze_error *err) {
     (void)config_json;
     void *user = calloc(1, sizeof(blaze_host *)); /* what it may ask of the engine that opens it */
     if (!user) return fail(err, BLAZE_STATUS_OUT_OF_MEMORY, "no memory for the backend");

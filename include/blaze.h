@@ -887,7 +887,8 @@ blaze_status blaze_event_output(const struct blaze_event *event,
 ///
 /// @param event  The event; NULL is fine.
 ///
-/// Never blocks. Threads: any.
+/// Never blocks, but for outputs in a backend's memory: their release may call its `free`, and after blaze_engine_destroy its
+/// `close`. Threads: any.
 void blaze_event_release(struct blaze_event *event);
 
 /* Requests ----------------------------------------------------------------------------------------------------- */
@@ -1586,7 +1587,8 @@ typedef struct blaze_host {
                   size_t size_bytes,
                   uint32_t purpose);
     /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back
-    /// by the end of `unload`, or of a `load` that fails; what the backend has by the end of `close`.
+    /// by the end of `unload`, or of a `load` that fails. What is left when the engine is destroyed and the last model
+    /// unloaded is freed by `free`, before `close`.
     void (*give)(const struct blaze_host *host, void *address);
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
     /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since
@@ -1601,7 +1603,7 @@ typedef struct blaze_host {
     void (*log)(const struct blaze_host *host, uint32_t level, const char *message);
 } blaze_host;
 
-/// What is to be loaded.
+/// What is to be loaded. Valid during the call.
 typedef struct blaze_backend_load {
     /// The engine's sizeof(blaze_backend_load).
     uint32_t struct_size;
@@ -1625,7 +1627,8 @@ typedef struct blaze_backend_load {
     const uint32_t *buckets;
 } blaze_backend_load;
 
-/// Memory that many batches are run in, one after the other.
+/// Memory that many batches are run in, one after the other. Valid during the call; what the tensors' `data` points to, until
+/// `release`.
 typedef struct blaze_backend_batch {
     /// The engine's sizeof(blaze_backend_batch).
     uint32_t struct_size;
@@ -1646,13 +1649,14 @@ typedef struct blaze_backend_batch {
     const blaze_tensor *outputs;
 } blaze_backend_batch;
 
-/// What is to be run, or begun.
+/// What is to be run, or begun. Valid during the call, but for `begin`: until `end`.
 typedef struct blaze_backend_run {
     /// The engine's sizeof(blaze_backend_run).
     uint32_t struct_size;
     /// Bytes from one tensor of an array to the next.
     uint32_t tensor_stride;
-    /// Rows to run.
+    /// Rows to run: those that are joined; of a request alone, the first size of its inputs, if all have the same and the
+    /// model leaves it open, and 1 otherwise. What counts are the tensors' shapes and sizes.
     uint32_t rows;
     /// The first of them in the memory that was prepared; the tensors begin there.
     uint32_t first_row;
@@ -1728,7 +1732,7 @@ typedef struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is none. Pinned memory stays the host's to read and write until
     /// `free`, even if the device is lost. Optional.
     void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
     /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
@@ -1739,18 +1743,19 @@ typedef struct blaze_backend {
     /// null), "streams": [{"busy_ns", "runs"}]}]}; what is not known may be left out. Optional.
     blaze_status (*report)(void *user, char *buffer, size_t capacity, size_t *needed);
     /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
-    /// Optional.
+    /// A plugin's that the engine refuses is closed without having been opened. Optional.
     void (*close)(void *user);
 } blaze_backend;
 
 /// Makes a backend of the host's known to an engine: models whose "backend" is its name are loaded and run by it. It stays
-/// until the engine is destroyed, which calls its `close`. If it is refused, none of its functions is called.
+/// until the engine is destroyed and no event has memory of its, and then its `close` is called. If it is refused, none of its
+/// functions is called.
 ///
 /// @param engine   The engine.
 /// @param backend  The backend; copied. What `user` points to must live until `close`.
 /// @param err      Receives the reason of a failure; may be NULL.
 ///
-/// Never blocks. Threads: any.
+/// Blocks as long as its `open`. Threads: any.
 /// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; UNSUPPORTED;
 /// SHUT_DOWN.
 blaze_status blaze_backend_register(blaze_engine *engine,
@@ -1772,6 +1777,24 @@ blaze_status blaze_backend_register(blaze_engine *engine,
 #define BLAZE_METRICS_INFO_INIT \
     {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}, \
      {0, 0, 0, 0}, {0, 0, 0, 0}, 0, 0, 0}
+
+/* What a plugin exports; it defines BLAZE_PLUGIN before it includes this header. ----------------------------------- */
+
+#ifdef BLAZE_PLUGIN
+#ifdef _WIN32
+#define BLAZE_PLUGIN_EXPORT __declspec(dllexport)
+#else
+#define BLAZE_PLUGIN_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* Returns BLAZE_BACKEND_ABI. */
+BLAZE_PLUGIN_EXPORT uint32_t blaze_plugin_abi(void);
+
+/* Makes the plugin's backend for an engine, whose configuration of the plugin, "config", is in `config_json`: valid during
+ * the call. `backend` is zeroed, with struct_size set, and to be filled in. What fails says why in `err`, which is never
+ * NULL; BACKEND_UNAVAILABLE: it cannot work on this machine, and an engine that does not require it goes on without. */
+BLAZE_PLUGIN_EXPORT blaze_status blaze_plugin_open(const char *config_json, blaze_backend *backend, blaze_error *err);
+#endif
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -62,7 +62,8 @@ pub struct blaze_host {
         ) -> *mut c_void,
     >,
     /// Gives back what `take` has returned; `free` may be called before it returns. What a model has is to be given back
-    /// by the end of `unload`, or of a `load` that fails; what the backend has by the end of `close`.
+    /// by the end of `unload`, or of a `load` that fails. What is left when the engine is destroyed and the last model
+    /// unloaded is freed by `free`, before `close`.
     pub give: Option<unsafe extern "C" fn(host: *const blaze_host, address: *mut c_void)>,
     /// Sends an event of a stepwise request: with text (at most 1 MiB, copied) BLAZE_EVENT_TOKEN, without
     /// BLAZE_EVENT_PROGRESS. `progress` is from 0 to 1; anything else: not known. The consumer gets what was sent since
@@ -85,7 +86,7 @@ pub struct blaze_host {
     pub log: Option<unsafe extern "C" fn(host: *const blaze_host, level: u32, message: *const c_char)>,
 }
 
-/// What is to be loaded.
+/// What is to be loaded. Valid during the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct blaze_backend_load {
@@ -111,7 +112,8 @@ pub struct blaze_backend_load {
     pub buckets: *const u32,
 }
 
-/// Memory that many batches are run in, one after the other.
+/// Memory that many batches are run in, one after the other. Valid during the call; what the tensors' `data` points to, until
+/// `release`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct blaze_backend_batch {
@@ -134,7 +136,7 @@ pub struct blaze_backend_batch {
     pub outputs: *const blaze_tensor,
 }
 
-/// What is to be run, or begun.
+/// What is to be run, or begun. Valid during the call, but for `begin`: until `end`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct blaze_backend_run {
@@ -142,7 +144,8 @@ pub struct blaze_backend_run {
     pub struct_size: u32,
     /// Bytes from one tensor of an array to the next.
     pub tensor_stride: u32,
-    /// Rows to run.
+    /// Rows to run: those that are joined; of a request alone, the first size of its inputs, if all have the same and the
+    /// model leaves it open, and 1 otherwise. What counts are the tensors' shapes and sizes.
     pub rows: u32,
     /// The first of them in the memory that was prepared; the tensors begin there.
     pub first_row: u32,
@@ -252,7 +255,7 @@ pub struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     pub end: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, state: *mut c_void)>,
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64; NULL: there is none. Pinned memory stays the host's to read and write until
+    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is none. Pinned memory stays the host's to read and write until
     /// `free`, even if the device is lost. Optional.
     pub allocate: Option<
         unsafe extern "C" fn(
@@ -285,6 +288,6 @@ pub struct blaze_backend {
         ) -> blaze_status,
     >,
     /// Frees the backend: its engine is destroyed, and no event that is not yet released is left with outputs in its memory.
-    /// Optional.
+    /// A plugin's that the engine refuses is closed without having been opened. Optional.
     pub close: Option<unsafe extern "C" fn(user: *mut c_void)>,
 }

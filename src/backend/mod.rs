@@ -21,11 +21,11 @@ use crate::config::{ModelConfig, OnnxRuntimeConfig};
 use crate::error::{Error, Result, Status};
 use crate::log::Logger;
 use crate::memory::Pool;
-use crate::sync::AtomicBool;
+use crate::sync::{AtomicBool, Mutex, lock};
 use crate::tensor::{OutputPlace, Signature, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What loading a model needs to know.
 pub struct LoadRequest<'a> {
@@ -207,32 +207,43 @@ pub trait Backend: Send + Sync {
 }
 
 /// An engine's backends, by name.
-pub struct Backends(RwLock<Vec<Arc<dyn Backend>>>);
+pub struct Backends {
+    all: RwLock<Vec<Arc<dyn Backend>>>,
+    /// Held by whoever adds one.
+    adding: Mutex<()>,
+}
 
 impl Default for Backends {
     /// Those that every engine has.
     fn default() -> Self {
-        Backends(RwLock::new(vec![Arc::new(onnx::Onnx), Arc::new(mock::Mock)]))
+        Backends {
+            all: RwLock::new(vec![Arc::new(onnx::Onnx), Arc::new(mock::Mock)]),
+            adding: Mutex::default(),
+        }
     }
 }
 
 impl Backends {
+    fn all(&self) -> RwLockReadGuard<'_, Vec<Arc<dyn Backend>>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds one, and has it begin, unless there is one of that name.
     pub fn add(&self, backend: Arc<dyn Backend>) -> Result<()> {
-        let mut backends = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if backends.iter().any(|other| other.name() == backend.name()) {
+        let _one_at_a_time = lock(&self.adding);
+        if self.all().iter().any(|other| other.name() == backend.name()) {
             let text = format!("there is a backend {:?} already", backend.name());
             return Err(Error::new(Status::AlreadyExists, text));
         }
-        // Before anybody finds it.
+        // Before anybody finds it; it may take its time, in which others are found.
         backend.begin();
-        backends.push(backend);
+        self.all.write().unwrap_or_else(PoisonError::into_inner).push(backend);
         Ok(())
     }
 
     /// The one of this name.
     pub fn find(&self, name: &str) -> Result<Arc<dyn Backend>> {
-        let backends = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let backends = self.all();
         backends.iter().find(|backend| backend.name() == name).cloned().ok_or_else(|| {
             let known: Vec<String> = backends.iter().map(|backend| format!("{:?}", backend.name())).collect();
             Error::new(
@@ -244,13 +255,14 @@ impl Backends {
 
     /// Lets go of all of them: they are closed. Nobody loads any more.
     pub fn close(&self) {
-        drop(std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner)));
+        let all = std::mem::take(&mut *self.all.write().unwrap_or_else(PoisonError::into_inner));
+        drop(all); // not under the lock
     }
 
     /// Their names, and what those say of themselves that do.
     pub fn reports(&self) -> Vec<serde_json::Value> {
         // Not under the lock: a backend may take its time.
-        let backends = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let backends = self.all().clone();
         let report = |backend: &Arc<dyn Backend>| serde_json::json!({"name": backend.name(), "report": backend.report()});
         backends.iter().map(report).collect()
     }

@@ -233,7 +233,11 @@ pub fn extras(
     let places = admitted.device.filter(|_| PLUGINS.built).map(|device| {
         let otherwise =
             if description.device_outputs { OutputPlace::Device(device) } else { OutputPlace::Host };
-        let mut places = vec![otherwise; model.signature().outputs.len()].into_boxed_slice();
+        let place = |spec: &TensorSpec| match spec.dtype {
+            DType::String => OutputPlace::Host, // there are none on devices
+            _ => otherwise,
+        };
+        let mut places: Box<[OutputPlace]> = model.signature().outputs.iter().map(place).collect();
         for (output, &place) in description.outputs.iter().zip(&admitted.output_places) {
             places[place] = match output.data {
                 OutputData::Host(_) => OutputPlace::Host,
@@ -365,15 +369,8 @@ fn check_input(input: &InputTensor<'_>, spec: &TensorSpec) -> Result<()> {
             if size != want {
                 return size_error(size, want, "bytes");
             }
-            let alignment = input.dtype.alignment();
-            if size > 0 && !address.is_multiple_of(alignment) {
-                return Err(Error::new(
-                    Status::InvalidArgument,
-                    format!(
-                        "data of {} that is borrowed must be aligned to {alignment} bytes",
-                        input.dtype.name()
-                    ),
-                ));
+            if size > 0 && !address.is_multiple_of(input.dtype.alignment()) {
+                return Err(misaligned(input.dtype));
             }
         }
     }
@@ -413,6 +410,13 @@ fn take(
     Ok((inputs, reservation))
 }
 
+/// Of memory that is used where it is.
+fn misaligned(dtype: DType) -> Error {
+    let (name, bytes) = (dtype.name(), dtype.alignment());
+    let text = format!("data of {name} that is borrowed must be aligned to {bytes} bytes");
+    Error::new(Status::InvalidArgument, text)
+}
+
 fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &Model) -> Result<Places> {
     let specs = &model.signature().outputs;
     let places = places("output", specs, outputs.iter().map(|output| output.name))?;
@@ -434,6 +438,12 @@ fn places_of_outputs(outputs: &[OutputBuffer<'_>], model: &Model) -> Result<Plac
                     spec.dtype.name()
                 ),
             ));
+        }
+        if let OutputData::Device(range) = &output.data
+            && range.size > 0
+            && !range.address.is_multiple_of(spec.dtype.alignment())
+        {
+            return Err(misaligned(spec.dtype).within(format!("output {:?}", spec.name)));
         }
     }
     Ok(places)

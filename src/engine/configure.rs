@@ -45,13 +45,20 @@ impl Model {
         }
     }
 
+    /// Why a model has no settings that could be changed.
+    pub fn can_be_set(&self) -> Result<()> {
+        if self.is_stepwise() {
+            let text = "the model advances by steps: it has no settings that can be changed";
+            return Err(Error::new(Status::InvalidState, text));
+        }
+        Ok(())
+    }
+
     /// Why a model cannot have these settings.
     fn check(&self, settings: &Settings) -> Result<()> {
+        self.can_be_set()?;
         let now = self.settings();
         let unfit = |text: String| Err(Error::new(Status::InvalidState, text));
-        if self.is_stepwise() {
-            return unfit("the model advances by steps: it has no settings that can be changed".into());
-        }
         if settings.max_rows != now.max_rows && !self.joins_rows() {
             return unfit("batching.max_rows: the model's requests are not joined".into());
         }

@@ -326,9 +326,7 @@ pub fn bring_back(core: &Arc<Core>, model: &Arc<Model>) -> Result<Brought> {
     let brought = bring(core, &config, source, &order);
     watch.end(brought.as_ref().err());
     let brought = brought?;
-    let differs =
-        **brought.backend.signature() != *model.signature || brought.backend.devices() != model.devices;
-    if differs || brought.backend.stamp() != model.residence.stamp {
+    if **brought.backend.signature() != *model.signature || brought.backend.stamp() != model.residence.stamp {
         let text = "its files have changed since it was loaded; unload it and load it again";
         return Err(Error::new(Status::ModelInvalid, text));
     }

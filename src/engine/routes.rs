@@ -408,6 +408,7 @@ impl Core {
         names.insert(name, id);
         self.routes.count.fetch_add(1, Ordering::Relaxed);
         self.start_warden();
+        self.warden.wake(); // it may have run before, with no route to look after
         Ok(id)
     }
 

@@ -345,7 +345,7 @@ impl Core {
                 return Err(error);
             }
         };
-        let completion = self.table.new_queue(2);
+        let completion = self.table.new_queue(3); // what it says, its memory, its end
         let submitted = self.submit(description, &admitted, &model, Some(&completion), now, &role);
         drop(pin);
         self.queued(submitted, completion).inspect_err(|_| refused(&model))

@@ -145,7 +145,7 @@ impl Stepping {
         let started_ns = now_ns();
         let mut going: Vec<&mut dyn Sequence> = Vec::with_capacity(live.len());
         let mut backend = None;
-        for live in live.iter_mut().filter(|live| closing || !live.stream.is_crowded(&self.waker)) {
+        for live in live.iter_mut().filter(|live| closing || !live.is_crowded(core, &self.waker)) {
             backend.get_or_insert_with(|| Arc::clone(&live.backend));
             going.push(&mut *live.sequence);
         }
@@ -227,6 +227,10 @@ impl Live {
         batch.resolved.is_set(0) || self.stream.is_of_another(core.table.ticket_of(batch, 0))
     }
 
+    fn is_crowded(&self, core: &Core, waker: &Arc<Waker>) -> bool {
+        self.stream.is_crowded(core.table.ticket_of(self.opened.batch(core), 0), waker)
+    }
+
     fn take_end(&mut self) -> Option<Result<Vec<Tensor>>> {
         catch(|| Ok(self.sequence.take_end())).unwrap_or_else(|error| Some(Err(error)))
     }
@@ -266,10 +270,11 @@ fn close(
 ) {
     let lane = opened.lane(core, model);
     let own = core.table.ticket_of(lane.batch, 0);
-    let answers = |_: &Vec<Tensor>| lane.batch.stream(0).is_none_or(|stream| stream.claim(own));
-    let result: Ran = match result {
-        Ok(tensors) if !answers(&tensors) => Err(nobody()),
-        result => result.and_then(|tensors| lane.check(tensors, None)).map(Some),
+    let answers = || lane.batch.stream(0).is_none_or(|stream| stream.claim(own));
+    let checked = result.and_then(|tensors| lane.check(tensors, None));
+    let result: Ran = match checked {
+        Ok(_) if !answers() => Err(nobody()),
+        checked => checked.map(Some),
     };
     match &result {
         Ok(_) => lane.record_outcome(None),

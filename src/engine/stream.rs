@@ -105,11 +105,12 @@ impl Stream {
         lock(&self.0).claim(attempt)
     }
 
-    /// Whether the request is to be left out of steps: too much waits for the host. If so, `waker` is woken when that has
-    /// been taken.
-    pub fn is_crowded(&self, waker: &Arc<Waker>) -> bool {
+    /// Whether an attempt is to be left out of steps: too much of what it has said waits for the host. If so, `waker` is woken
+    /// when that has been taken.
+    pub fn is_crowded(&self, attempt: Ticket, waker: &Arc<Waker>) -> bool {
         let mut state = lock(&self.0);
-        let crowded = !state.over && (state.refused || state.text.len() >= CROWDED_BYTES);
+        let crowded =
+            !state.over && state.speaker == attempt && (state.refused || state.text.len() >= CROWDED_BYTES);
         if crowded {
             state.waits = Some(Arc::clone(waker));
         }
@@ -156,7 +157,10 @@ impl Sink for Voice {
         }
         if self.listener == 0 {
             counts();
-            return Ok(());
+            return match self.stream.claim(self.own) {
+                true => Ok(()),
+                false => Err(unwanted()),
+            };
         }
         let Some((pin, member)) = self.table.pin(self.listener) else { return Err(unwanted()) };
         {
@@ -441,11 +445,12 @@ mod tests {
     #[test]
     fn a_stream_is_crowded_until_what_waits_is_taken() {
         let (stream, waker) = (Stream::default(), Waker::new(|| ()));
-        assert!(!stream.is_crowded(&waker));
+        assert!(stream.claim(1) && !stream.is_crowded(1, &waker));
         lock(&stream.0).text = vec![b'a'; CROWDED_BYTES];
-        assert!(stream.is_crowded(&waker) && lock(&stream.0).waits.is_some());
+        assert!(!stream.is_crowded(2, &waker) && lock(&stream.0).waits.is_none(), "it has said nothing");
+        assert!(stream.is_crowded(1, &waker) && lock(&stream.0).waits.is_some());
         lock(&stream.0).over = true;
-        assert!(!stream.is_crowded(&waker), "nobody will take it");
+        assert!(!stream.is_crowded(1, &waker), "nobody will take it");
     }
 
     #[test]

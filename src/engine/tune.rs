@@ -74,6 +74,7 @@ impl Core {
     fn search(self: &Arc<Self>, config: &TuneConfig, interrupt: &Interrupt) -> Result<Value> {
         let id = self.models.find(&config.model)?;
         let model = self.models.get(id)?;
+        model.can_be_set()?;
         let (before, goal) = (model.settings(), self.goal_of(config));
         let grid = self.grid(config, &model)?;
         let completion = self.table.new_queue(config.in_flight.saturating_add(1));

@@ -379,15 +379,18 @@ impl Core {
             if let Some((ticket, since)) = state.sent {
                 let result = way.check.result.swap(0, Ordering::SeqCst);
                 let late = now >= since + timeout_ns;
-                if result == 0 && !late {
+                // It need not say all that it has to say.
+                let answers = result == 0 && self.has_spoken(ticket);
+                if result == 0 && !late && !answers {
                     next = next.min((now + TICK_NS).max(since + timeout_ns).min(now + 10 * TICK_NS));
                     continue;
                 }
                 state.sent = None;
                 if result == 0 {
-                    self.give_up_check(ticket, since, now);
+                    self.end_check(ticket, since, now, answers);
                 }
                 let error = match result {
+                    _ if answers => None,
                     ENDED_WELL => None,
                     0 => Some(format!("no answer within {} ms", timeout_ns / MS)),
                     _ => Some("it failed".to_owned()),
@@ -433,12 +436,17 @@ impl Core {
         }
     }
 
-    /// A synthetic request has taken too long.
-    fn give_up_check(&self, ticket: Ticket, since: u64, now: u64) {
+    /// Whether a request of a stepwise model has said something.
+    fn has_spoken(&self, ticket: Ticket) -> bool {
+        self.table.pin(ticket).is_some_and(|(pin, member)| pin.has_spoken(member))
+    }
+
+    /// Gives up a synthetic request: it `answers`, or has taken too long.
+    fn end_check(&self, ticket: Ticket, since: u64, now: u64, answers: bool) {
         let Some((pin, member)) = self.table.pin(ticket) else { return };
         if let Some(taken) = pin.cold(member).hop.take() {
             let mut tally = Tally::default();
-            tally.add(now.saturating_sub(since), true, u64::MAX);
+            tally.add(now.saturating_sub(since), !answers, u64::MAX);
             taken.way.record(
                 tally,
                 u32::from(taken.probes),
@@ -448,7 +456,7 @@ impl Core {
             );
         }
         drop(pin);
-        self.table.resolve_early(ticket, Status::Expired);
+        self.table.resolve_early(ticket, if answers { Status::Cancelled } else { Status::Expired });
     }
 
     /// Has failed models rebuilt. Returns when to look again.
@@ -514,6 +522,11 @@ impl Core {
             match self.table.pin(ticket) {
                 Some((pin, member)) if !pin.resolved.is_set(member) => (),
                 _ => return model.state() != ModelState::Failed,
+            }
+            if self.has_spoken(ticket) {
+                model.record_outcome(None, &self.logger);
+                self.table.resolve_early(ticket, Status::Cancelled);
+                return model.state() != ModelState::Failed;
             }
             // Without threads nobody else brings it back into memory.
             let works = self.config.threads == Some(0) && self.jobs.run_one();

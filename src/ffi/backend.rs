@@ -10,13 +10,14 @@ use crate::features::PLUGINS;
 sized!(blaze_backend);
 
 /// Makes a backend of the host's known to an engine: models whose "backend" is its name are loaded and run by it. It stays
-/// until the engine is destroyed, which calls its `close`. If it is refused, none of its functions is called.
+/// until the engine is destroyed and no event has memory of its, and then its `close` is called. If it is refused, none of its
+/// functions is called.
 ///
 /// @param engine   The engine.
 /// @param backend  The backend; copied. What `user` points to must live until `close`.
 /// @param err      Receives the reason of a failure; may be NULL.
 ///
-/// Never blocks. Threads: any.
+/// Blocks as long as its `open`. Threads: any.
 /// Returns OK; NULL_POINTER (also a function that is missing); INVALID_STRUCT; INVALID_ARGUMENT; ALREADY_EXISTS; UNSUPPORTED;
 /// SHUT_DOWN.
 #[unsafe(no_mangle)]

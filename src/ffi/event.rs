@@ -139,7 +139,8 @@ pub unsafe extern "C" fn blaze_event_output(
 ///
 /// @param event  The event; NULL is fine.
 ///
-/// Never blocks. Threads: any.
+/// Never blocks, but for outputs in a backend's memory: their release may call its `free`, and after blaze_engine_destroy its
+/// `close`. Threads: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn blaze_event_release(event: *mut blaze_event) {
     guard_value((), || {

@@ -15,6 +15,24 @@
     {sizeof(blaze_metrics_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0}, 0, {0, 0, 0, 0}, {0, 0, 0, 0}, \
      {0, 0, 0, 0}, {0, 0, 0, 0}, 0, 0, 0}
 
+/* What a plugin exports; it defines BLAZE_PLUGIN before it includes this header. ----------------------------------- */
+
+#ifdef BLAZE_PLUGIN
+#ifdef _WIN32
+#define BLAZE_PLUGIN_EXPORT __declspec(dllexport)
+#else
+#define BLAZE_PLUGIN_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* Returns BLAZE_BACKEND_ABI. */
+BLAZE_PLUGIN_EXPORT uint32_t blaze_plugin_abi(void);
+
+/* Makes the plugin's backend for an engine, whose configuration of the plugin, "config", is in `config_json`: valid during
+ * the call. `backend` is zeroed, with struct_size set, and to be filled in. What fails says why in `err`, which is never
+ * NULL; BACKEND_UNAVAILABLE: it cannot work on this machine, and an engine that does not require it goes on without. */
+BLAZE_PLUGIN_EXPORT blaze_status blaze_plugin_open(const char *config_json, blaze_backend *backend, blaze_error *err);
+#endif
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

@@ -73,7 +73,7 @@ fn compare(model: &dyn Model, pool: &Arc<Pool>, axis_size: i64, interrupt: &Inte
         if alone.rows() != 1
             || first.rows() != 2
             || second.rows() != 2
-            || alone.shape[1..] != first.shape[1..]
+            || alone.shape.get(1..) != first.shape.get(1..)
         {
             return Ok(Verdict::Alone(format!("output {:?} does not have one row per input row", spec.name)));
         }

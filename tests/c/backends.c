@@ -113,6 +113,7 @@ static blaze_status run(void *user, void *model, void *prepared, const blaze_bac
     const blaze_tensor *x = run->inputs;
     CHECK_TEXT(x->name, "x");
     CHECK_INT(x->dtype, BLAZE_DTYPE_F32);
+    if (!own->description) CHECK_INT(run->rows, x->shape[0]); /* joined or not */
     if (own->forgets_output) return BLAZE_STATUS_OK;
     float *y = run->outputs[0].data;
     if (!y || own->makes_output) {
@@ -199,6 +200,25 @@ static void its_models_are_run_as_any(void) {
 }
 
 /* Without `prepare`, and with outputs of the backend's own. */
+static void more_rows_than_fit_are_run_alone(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}", MODEL(", \"batching\": {\"max_rows\": 2}"));
+    static const int64_t shape[] = {3, 4};
+    static const float data[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    blaze_tensor input = BLAZE_TENSOR_INIT;
+    blaze_request request = BLAZE_REQUEST_INIT;
+    blaze_event event = BLAZE_EVENT_INIT;
+    input.dtype = BLAZE_DTYPE_F32, input.shape = shape, input.rank = 2;
+    input.data = (void *)(uintptr_t)data, input.size_bytes = sizeof data;
+    request.model = rig.model, request.inputs = &input, request.inputs_count = 1;
+    CHECK_STATUS(blaze_infer(rig.engine, &request, PATIENCE, &event, NULL), OK);
+    CHECK_FLOATS(floats(&event, 0) + 8, 19, 21, 23, 25);
+    blaze_event_release(&event);
+    CHECK_INT(atomic_load(&own.most_rows), 3);
+    is_closed(&rig, &own);
+}
+
 static void what_is_optional_may_be_missing(void) {
     for (int makes = 0; makes < 2; makes++) {
         struct backend own;
@@ -298,6 +318,8 @@ static void what_it_says_wrongly_fails_its_model(void) {
         {"{\"inputs\": [{\"name\": \"x\", \"dtype\": \"f31\", \"shape\": []}], \"outputs\": []}", "inputs[0].dtype"},
         {"{\"inputs\": [], \"outputs\": [{\"name\": \"y\", \"dtype\": \"f32\", \"shape\": [1.5]}]}", "outputs[0].shape[0]"},
         {"{\"inputs\": [], \"outputs\": [{\"name\": \"y\", \"dtype\": \"f32\", \"shape\": []}], \"taste\": 1}", "taste"},
+        {"{\"inputs\": [], \"outputs\": [{\"name\": \"y\", \"dtype\": \"f32\", \"shape\": []}], \"memory_bytes\": 18446744073709551615}",
+         "memory_bytes"},
         {"{\"inputs\": [], \"outputs\": [{\"name\": \"\xff\", \"dtype\": \"f32\", \"shape\": []}]}", "UTF-8"},
     };
     struct backend own;
@@ -451,6 +473,7 @@ static void it_is_pumped_without_threads(void) {
 int main(int argc, char **argv) {
     static const struct test tests[] = {
         TEST(its_models_are_run_as_any),
+        TEST(more_rows_than_fit_are_run_alone),
         TEST(what_is_optional_may_be_missing),
         TEST(one_that_is_incomplete_is_refused),
         TEST(an_unknown_backend_is_told_of),

@@ -1,5 +1,6 @@
 /* Backends in shared objects: the example's works, and one that does not says why, and breaks nothing. */
 #include "json.h"
+#include <dlfcn.h>
 #include <limits.h>
 
 /* Where the Makefile has built a plugin. */
@@ -105,6 +106,23 @@ static void what_does_not_work_is_told_and_is_missed_only_by_its_models(void) {
     }
 }
 
+static void what_a_refused_plugin_has_made_is_freed(void) {
+    blaze_engine *engine = new_engine(config_of(plugin("unnamed"), ""));
+    void *opened = dlopen(plugin("unnamed"), RTLD_NOW | RTLD_LOCAL);
+    REQUIRE(opened);
+    int (*closed)(int) = NULL;
+    *(void **)&closed = dlsym(opened, "broken_closed");
+    REQUIRE(closed);
+    int before = closed(0);
+    CHECK(before > 0);
+    blaze_engine_destroy(engine);
+    CHECK(closed(0) == before);
+    engine = new_engine(config_of(plugin("unnamed"), ""));
+    CHECK(closed(0) == before + 1);
+    blaze_engine_destroy(engine);
+    dlclose(opened);
+}
+
 static void what_is_configured_wrongly_is_refused(void) {
     static const struct {
         const char *config, *says;
@@ -133,6 +151,7 @@ int main(int argc, char **argv) {
         TEST(every_engine_has_its_own),
         TEST(a_name_stands_for_a_file_beside_the_library),
         TEST(what_does_not_work_is_told_and_is_missed_only_by_its_models),
+        TEST(what_a_refused_plugin_has_made_is_freed),
         TEST(what_is_configured_wrongly_is_refused),
     };
     return RUN_TESTS(tests, argc, argv);

@@ -22,6 +22,7 @@ struct backend {
     atomic_int on_device;    /* it has one, whose memory nobody but itself can reach */
     atomic_size_t far, next; /* bytes there that are not freed, and where the next ones are */
     atomic_int stubborn;     /* never finishes */
+    atomic_int least;        /* pieces that every request asks for */
     atomic_int breaks;       /* which word: see `break_word` */
     atomic_int broken;
     int64_t order[16];       /* requests, as they began */
@@ -133,6 +134,7 @@ static blaze_status begin(void *user, void *model, const blaze_backend_run *run,
     }
     struct sequence *sequence = calloc(1, sizeof *sequence);
     *sequence = (struct sequence){own, call, run, *(const int64_t *)run->inputs[0].data, 0, NULL};
+    if (sequence->n < atomic_load(&own->least)) sequence->n = atomic_load(&own->least);
     if (atomic_load(&own->on_device)) {
         sequence->cache = own->host->take(call, BLAZE_MEMORY_CUDA, 0, 4096, BLAZE_PURPOSE_BUFFERS);
         CHECK(sequence->cache);
@@ -157,7 +159,7 @@ static void end(void *user, void *model, void *state) {
     struct sequence *sequence = state;
     CHECK(model == user);
     CHECK(sequence->own == own);
-    CHECK_INT(*(const int64_t *)sequence->run->inputs[0].data, sequence->n); /* still there */
+    if (!atomic_load(&own->least)) CHECK_INT(*(const int64_t *)sequence->run->inputs[0].data, sequence->n); /* still there */
     sequence->own = NULL;
     if (sequence->cache) own->host->give(own->host, sequence->cache);
     free(sequence);
@@ -787,6 +789,26 @@ static void tensors_may_be_on_a_device(void) {
         }
     }
     is_answer(answer_of(rig.queue, submit_for(&rig, 4)), BLAZE_STATUS_OK, 4, 0); /* on the host, too */
+    /* By way of a route; and to a buffer there that no number can begin at. */
+    const int64_t shape[] = {1}, n = 2;
+    blaze_tensor input = BLAZE_TENSOR_INIT, output = BLAZE_TENSOR_INIT;
+    blaze_request request = BLAZE_REQUEST_INIT;
+    blaze_event event = BLAZE_EVENT_INIT;
+    blaze_error error = {.status = 0};
+    input.dtype = output.dtype = BLAZE_DTYPE_I64, input.shape = shape, input.rank = 1;
+    input.data = (void *)(uintptr_t)&n, input.size_bytes = sizeof n;
+    output.memory = BLAZE_MEMORY_CUDA, output.data = (void *)(FAR + 4), output.size_bytes = sizeof n;
+    CHECK_STATUS(blaze_route_create(rig.engine, "{\"name\": \"r\", \"targets\": [{\"model\": \"m\"}]}", &request.model, &error), OK);
+    request.inputs = &input, request.inputs_count = 1, request.flags = BLAZE_REQUEST_DEVICE_OUTPUTS;
+    CHECK_STATUS(blaze_infer(rig.engine, &request, PATIENCE, &event, &error), OK);
+    CHECK_STATUS(blaze_event_output(&event, 0, &input), OK);
+    CHECK_INT(input.memory, BLAZE_MEMORY_CUDA);
+    blaze_event_release(&event);
+    input.memory = BLAZE_MEMORY_HOST, input.data = (void *)(uintptr_t)&n, input.name = NULL;
+    input.shape = shape, input.rank = 1, input.size_bytes = sizeof n;
+    request.model = rig.model, request.outputs = &output, request.outputs_count = 1;
+    CHECK_STATUS(blaze_infer(rig.engine, &request, PATIENCE, &event, &error), INVALID_ARGUMENT);
+    CHECK_TEXT(error.message, "output \"count\": data of i64 that is borrowed must be aligned to 8 bytes");
     CHECK(atomic_load(&own.far) > 0);
     is_closed(&rig, &own);
     CHECK_INT(atomic_load(&own.far), 0);
@@ -907,6 +929,33 @@ static void a_lost_model_comes_back(void) {
     CHECK_JSON(health_text(rig.engine), "models[name=m].state", "ready");
     is_answer(answer_of(rig.queue, submit_for(&rig, 3)), BLAZE_STATUS_OK, 3, 0);
     no_event(rig.queue); /* nobody hears of the request that has proved it */
+    is_closed(&rig, &own);
+}
+
+/* Whether a model works shows in the first that it says: how long it goes on is no matter. */
+static void one_that_never_ends_works_all_the_same(void) {
+    struct backend own;
+    make(&own);
+    struct rig rig = rig_of(&own, "{}", "");
+    atomic_store(&own.stubborn, 1);
+    atomic_store(&own.least, 3); /* also of requests that the engine makes up */
+    atomic_store(&own.fail_step, BLAZE_STATUS_DEVICE_LOST);
+    struct answer answer = answer_of(rig.queue, submit_for(&rig, 3));
+    CHECK_INT(answer.status, BLAZE_STATUS_DEVICE_LOST);
+    free(answer.text);
+    atomic_store(&own.fail_step, 0);
+    uint64_t until = blaze_now_ns() + PATIENCE;
+    while (health_number(rig.engine, "models[name=m].recovered") < 1 && blaze_now_ns() < until) sleep_ns(10 * MILLISECOND);
+    CHECK_JSON(health_text(rig.engine), "models[name=m].state", "ready");
+    int before = atomic_load(&own.begins);
+    blaze_model route = 0;
+    blaze_error error = {.status = 0};
+    if (blaze_route_create(rig.engine, "{\"name\": \"r\", \"health\": {\"interval_ms\": 20, \"timeout_ms\": 2000}, \"targets\": [{\"model\": \"m\"}]}",
+                           &route, &error))
+        FAIL("route: %s", error.message);
+    until_int(&own.begins, before + 8);
+    CHECK_JSON(health_text(rig.engine), "routes[name=r].targets[0].state", "ready");
+    CHECK_INT((long)health_number(rig.engine, "routes[name=r].targets[0].failed"), 0);
     is_closed(&rig, &own);
 }
 
@@ -1072,6 +1121,8 @@ static void settings_that_mean_nothing_are_refused(void) {
                                   &model, &error), INVALID_CONFIG);
     CHECK_TEXT(error.message, "batching.axes");
     CHECK_STATUS(blaze_model_configure(rig.engine, rig.model, "{\"lanes\": 3}", &error), INVALID_STATE);
+    CHECK_TEXT(error.message, "steps");
+    CHECK_STATUS(blaze_tune(rig.engine, "{\"model\": \"m\"}", NULL, 0, NULL, &error), INVALID_STATE);
     CHECK_TEXT(error.message, "steps");
     static char info[8192];
     CHECK_STATUS(blaze_model_info(rig.engine, rig.model, info, sizeof info, NULL), OK);
@@ -1413,6 +1464,7 @@ int main(int argc, char **argv) {
         TEST(a_shutdown_ends_them),
         TEST(what_fails_says_why),
         TEST(a_lost_model_comes_back),
+        TEST(one_that_never_ends_works_all_the_same),
         TEST(a_backend_that_breaks_its_word_harms_nobody),
         TEST(one_may_end_between_steps),
         TEST(an_engine_may_be_destroyed_while_they_live),

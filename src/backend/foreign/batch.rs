@@ -1,6 +1,6 @@
 //! Runs of batches: the tensors are made once for the memory, and each run changes no more than where its rows are.
 
-use super::model::{ForeignModel, bare_tensor, run_of};
+use super::model::{ForeignModel, bare_tensor, rows_of, run_of};
 use super::size_of_struct;
 use crate::abi::backend::blaze_backend_batch;
 use crate::abi::tensor::{BLAZE_MEMORY_PINNED, blaze_tensor};
@@ -137,7 +137,11 @@ impl Prepared for ForeignBatch {
         self.aim(view.first(), view.rows());
         let model = Arc::clone(&self.model);
         let mut call = model.call(interrupt);
-        let run = run_of(&self.inputs.tensors, &self.outputs.tensors, view.first(), view.rows());
+        let rows = match self.layout.joined {
+            true => view.rows(),
+            false => rows_of(crate::backend::Model::signature(&*model), &self.inputs.tensors),
+        };
+        let run = run_of(&self.inputs.tensors, &self.outputs.tensors, view.first(), rows);
         self.model.run_c(self.prepared, &run, &mut call)?;
         match self.layout.outputs {
             Some(_) => Ok(None),

@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 /// The most inputs or outputs of a model.
 const MAX_TENSORS: usize = 4096;
+/// Bytes that no model takes of a host's memory.
+const MAX_MEMORY: u64 = 1 << 56;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +80,9 @@ impl Description {
             Signature { inputs: specs("inputs", &self.inputs)?, outputs: specs("outputs", &self.outputs)? };
         if signature.outputs.is_empty() && !is_stepwise {
             return Err(wrong("outputs: there must be one"));
+        }
+        if self.memory_bytes > MAX_MEMORY {
+            return Err(wrong("memory_bytes: more than any machine has"));
         }
         if let Some(index) = self.devices.iter().position(|&device| device < 0) {
             return Err(wrong(&format!("devices[{index}]: is negative")));

@@ -10,7 +10,7 @@ use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, blaze_tensor};
 use crate::backend::{Interrupt, Layout, Memory, Model, Prepared, ProviderReport, Stepwise};
 use crate::error::{Error, Result, Status};
 use crate::memory::Pool;
-use crate::tensor::{Data, OutputPlace, Signature, Tensor, TensorSpec};
+use crate::tensor::{Data, Dim, OutputPlace, Signature, Tensor, TensorSpec};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -46,6 +46,26 @@ impl Drop for Loaded<'_> {
 }
 
 impl ForeignModel {
+    /// The model may have been loaded anew since a request was admitted, with other devices.
+    pub fn check_places(&self, inputs: &[Option<Tensor>], outputs: &[OutputPlace]) -> Result<()> {
+        let given = inputs.iter().flatten().filter_map(|input| match &input.data {
+            Data::Device(bytes) => Some(bytes.range().device),
+            _ => None,
+        });
+        let wanted = outputs.iter().filter_map(|place| match place {
+            OutputPlace::Host => None,
+            OutputPlace::Device(device) => Some(*device),
+            OutputPlace::Buffer(range) => Some(range.device),
+        });
+        match given.chain(wanted).find(|device| !self.description.devices().contains(device)) {
+            None => Ok(()),
+            Some(device) => {
+                let text = format!("the model takes no tensors in the memory of device {device} any more");
+                Err(Error::new(Status::Unsupported, text))
+            }
+        }
+    }
+
     /// # Safety
     /// The backend has loaded the model, which is the caller's.
     pub unsafe fn new(
@@ -154,6 +174,22 @@ pub fn wanted_tensors(signature: &Signature, places: &[OutputPlace]) -> Vec<blaz
     wanted.collect()
 }
 
+/// The rows of inputs that are not joined with others: the first axis that all have in common, if the model leaves it open.
+pub fn rows_of(signature: &Signature, inputs: &[blaze_tensor]) -> usize {
+    let first = |(spec, tensor): (&TensorSpec, &blaze_tensor)| {
+        if tensor.shape.is_null() {
+            return None; // an optional one, which is not given
+        }
+        let varies = matches!(spec.dims.first(), Some(Dim::Symbolic(_)));
+        // SAFETY: the shape has as many sizes as the tensor has axes.
+        let size = if varies && tensor.rank > 0 { unsafe { tensor.shape.read() } } else { -1 };
+        Some(usize::try_from(size).unwrap_or(1))
+    };
+    let mut sizes = signature.inputs.iter().zip(inputs).filter_map(first);
+    let rows = sizes.next().unwrap_or(1);
+    if sizes.all(|size| size == rows) { rows } else { 1 }
+}
+
 /// A run of all inputs and outputs.
 pub fn run_of(
     inputs: &[blaze_tensor],
@@ -192,10 +228,12 @@ impl Model for ForeignModel {
         outputs: &[OutputPlace],
         interrupt: &Interrupt,
     ) -> Result<Vec<Tensor>> {
+        self.check_places(inputs, outputs)?;
         let given = given_tensors(&self.signature, inputs);
         let wanted = wanted_tensors(&self.signature, outputs);
+        let rows = rows_of(&self.signature, &given);
         let mut call = self.call(interrupt).to(outputs);
-        let ran = self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, 1), &mut call);
+        let ran = self.run_c(ptr::null_mut(), &run_of(&given, &wanted, 0, rows), &mut call);
         call.outputs_of(ran)
     }
 

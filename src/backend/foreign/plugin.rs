@@ -72,8 +72,13 @@ pub fn open(
         return Err(unusable(super::failure(code, &mut error)));
     }
     // SAFETY: the plugin is of this version of the interface, and promises to keep to it.
-    let backend = unsafe { Foreign::new(&functions, logger, pool, devices) }
-        .map_err(|error| unusable(error.to_string()))?;
+    let backend = unsafe { Foreign::new(&functions, logger, pool, devices) }.map_err(|error| {
+        if let (Some(close), BLAZE_BACKEND_ABI) = (functions.close, functions.abi) {
+            // SAFETY: what the plugin has made is its to free; nobody uses it.
+            unsafe { close(functions.user) };
+        }
+        unusable(error.to_string())
+    })?;
     // Who has opened it closes it, whatever becomes of it.
     backend.take_over();
     Ok(backend)

@@ -3,7 +3,7 @@
 
 use super::blaze_status;
 use super::call::Call;
-use super::model::{ForeignModel, given_tensors, run_of, wanted_tensors};
+use super::model::{ForeignModel, given_tensors, rows_of, run_of, wanted_tensors};
 use crate::abi::backend::{blaze_backend_run, blaze_call};
 use crate::abi::status::BLAZE_STATUS_OK;
 use crate::abi::tensor::blaze_tensor;
@@ -27,8 +27,8 @@ pub struct Told {
 #[derive(Default)]
 struct End {
     is_told: bool,
-    /// How, until it is taken.
-    how: Option<Result<()>>,
+    /// The status and the message, until they are taken.
+    how: Option<(blaze_status, String)>,
 }
 
 impl Told {
@@ -43,6 +43,8 @@ struct ForeignSequence {
     state: *mut c_void,
     /// From `Box::into_raw`. As all that follows, C has pointers to it until `end` returns.
     call: *mut Call<'static>,
+    /// The call's.
+    end: Arc<Mutex<End>>,
     asked: Box<Asked>,
     _inputs: Arc<Vec<Option<Tensor>>>,
     /// Never raised: what is not wanted any more, the sink says.
@@ -68,6 +70,7 @@ impl Stepwise for ForeignModel {
         places: &[OutputPlace],
         sink: Arc<dyn Sink>,
     ) -> Result<Box<dyn Sequence>> {
+        self.check_places(&inputs, places)?;
         let signature = Arc::clone(Model::signature(&*self));
         let mut asked = Box::new(Asked {
             inputs: given_tensors(&signature, &inputs),
@@ -75,7 +78,7 @@ impl Stepwise for ForeignModel {
             places: places.into(),
             run: None,
         });
-        asked.run = Some(run_of(&asked.inputs, &asked.outputs, 0, 1));
+        asked.run = Some(run_of(&asked.inputs, &asked.outputs, 0, rows_of(&signature, &asked.inputs)));
         let interrupt = Box::new(Interrupt::new());
         // SAFETY: the model, the interrupt and what is asked for are in boxes or behind an `Arc` that the sequence keeps longer
         // than its call: see `Drop`.
@@ -87,10 +90,12 @@ impl Stepwise for ForeignModel {
             )
         };
         let mut call = Box::new(own.call(waits).to(places));
-        call.told = Some(Told { sink, end: Arc::default() });
+        let end = Arc::default();
+        call.told = Some(Told { sink, end: Arc::clone(&end) });
         let mut sequence = Box::new(ForeignSequence {
             state: ptr::null_mut(),
             call: Box::into_raw(call),
+            end,
             asked,
             _inputs: inputs,
             _interrupt: interrupt,
@@ -134,14 +139,22 @@ impl ForeignSequence {
         self.state = state;
         Ok(())
     }
+
+    /// How the backend has ended it, once.
+    fn take_how(&mut self) -> Option<Result<()>> {
+        let (status, said) = lock(&self.end).how.take()?;
+        Some(match status {
+            BLAZE_STATUS_OK => Ok(()),
+            _ => Err(self.model.backend.context.failure("the request", status, &said)),
+        })
+    }
 }
 
 impl Sequence for ForeignSequence {
     fn take_end(&mut self) -> Option<Result<Vec<Tensor>>> {
-        // SAFETY: it is there until this is dropped. The backend leaves it alone: it is neither in a step, nor has it more to
-        // say of what it has finished.
+        let how = self.take_how()?;
+        // SAFETY: it is there until this is dropped. The backend has no more to say of what it has finished.
         let call = unsafe { &mut *self.call };
-        let how = lock(&call.told.as_ref()?.end).how.take()?;
         Some(call.outputs_of(how))
     }
 }
@@ -153,6 +166,8 @@ impl Drop for ForeignSequence {
             // SAFETY: begun, and not ended before; the model is still loaded.
             unsafe { end(backend.user(), self.model.pointer, self.state) };
         }
+        // Nobody has asked; but a device that is lost is lost.
+        let _ = self.take_how();
         // SAFETY: from `into_raw`, and freed once; the backend does not use it after `end`.
         drop(unsafe { Box::from_raw(self.call) });
     }
@@ -204,21 +219,16 @@ pub unsafe extern "C" fn finish(call: *mut blaze_call, status: blaze_status, mes
     let _ = catch(|| {
         // SAFETY: promised by the backend.
         let (call, told) = unsafe { told(call) }?;
-        let how = if status == BLAZE_STATUS_OK {
-            Ok(())
-        } else {
-            let said = match message.is_null() {
-                true => String::new(),
-                // SAFETY: promised by the backend.
-                false => unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned(),
-            };
-            Err(call.context.failure("the request", status, &said))
+        let said = match message.is_null() || status == BLAZE_STATUS_OK {
+            true => String::new(),
+            // SAFETY: promised by the backend.
+            false => unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned(),
         };
         let (context, sink, place) = (call.context, Arc::clone(&told.sink), Arc::clone(&told.end));
         let mut end = lock(&place);
         let again = std::mem::replace(&mut end.is_told, true);
         if !again {
-            end.how = Some(how);
+            end.how = Some((status, said));
         }
         drop(end);
         match again {
