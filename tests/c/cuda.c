@@ -884,12 +884,13 @@ static void a_route_goes_to_the_processor_meanwhile(void) {
     CHECK_TEXT(device_state(rig.engine), "lost");
     fakecuda_fail(NULL, 0, 0);
     uint64_t until = blaze_now_ns() + PATIENCE;
-    for (int is_back = 0; !is_back && blaze_now_ns() < until; sleep_ns(10 * MILLISECOND)) {
+    /* One answer that is slow is enough to have it left alone again. */
+    for (int in_a_row = 0; in_a_row < 3 && blaze_now_ns() < until; sleep_ns(10 * MILLISECOND)) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
         CHECK_STATUS(blaze_infer(rig.engine, simple_call(&call, route), PATIENCE, &event, NULL), OK);
         const float *y = floats(&event, 0);
-        is_back = y && y[1] == 6;
+        in_a_row = y && y[1] == 6 ? in_a_row + 1 : 0;
         blaze_event_release(&event);
     }
     triples(&routed);
