@@ -35,11 +35,16 @@ $(FAKECUDA)/libfakecuda.so: $(wildcard tests/fakecuda/*.c tests/fakecuda/*.h)
 	@mkdir -p $(FAKECUDA)
 	$(CC) $(STRICT) $(CFLAGS) -D_GNU_SOURCE -shared -fPIC -Wl,-Bsymbolic tests/fakecuda/state.c tests/fakecuda/driver.c tests/fakecuda/kernels.c -o $@ -lpthread
 
+# A driver of before 12.4.
+$(FAKECUDA)/libfakecuda_old.so: $(wildcard tests/fakecuda/*.c tests/fakecuda/*.h)
+	@mkdir -p $(FAKECUDA)
+	$(CC) $(STRICT) $(CFLAGS) -D_GNU_SOURCE -DFAKECUDA_OLD -shared -fPIC -Wl,-Bsymbolic tests/fakecuda/state.c tests/fakecuda/driver.c tests/fakecuda/kernels.c -o $@ -lpthread
+
 $(FAKECUDA)/libfakenvml.so: tests/fakecuda/fakenvml.c
 	@mkdir -p $(FAKECUDA)
 	$(CC) $(STRICT) $(CFLAGS) -shared -fPIC $< -o $@
 
-CUDA_HELPERS = $(FAKECUDA)/libfakecuda.so $(FAKECUDA)/libfakenvml.so
+CUDA_HELPERS = $(FAKECUDA)/libfakecuda.so $(FAKECUDA)/libfakecuda_old.so $(FAKECUDA)/libfakenvml.so
 CUDA_LINK    = $(LINK) -L$(FAKECUDA) -lfakecuda -Wl,-rpath,$(CURDIR)/$(FAKECUDA) -lpthread -ldl
 
 $(FAKECUDA)/test_cuda: tests/c/cuda.c tests/c/cuda.h tests/c/check.h tests/c/json.h tests/c/routes.h include/blaze.h $(CUDA_HELPERS) | release

@@ -25,6 +25,7 @@ gpu-pack: release cuda-plugin onnxruntime $(CUDA_HELPERS) $(GPU_PROGRAMS) ## pac
 
 .PHONY: test-gpu-script
 test-gpu-script: release cuda-plugin onnxruntime $(CUDA_HELPERS) $(GPU_PROGRAMS) ## what is measured on GPUs runs here, with a fake driver
+	@$(PYTHON) tools/gpu/test_run.py -q
 	@if [ "$$(uname -s)" = Linux ]; then \
 	    tools/gpu/pack.sh target/gpu-here && $(PYTHON) target/gpu-here/1/run.py --quick --out target/gpu-here/out > $(OUT)/gpu.log 2>&1 \
 	    || { cat $(OUT)/gpu.log; exit 1; }; cat target/gpu-here/out/gpu.md; \

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #endif
 #include <inttypes.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,9 +78,10 @@ static inline uint64_t quantile(const uint64_t *sorted, size_t count, double sha
     return count ? sorted[(size_t)(share * (double)(count - 1))] : 0;
 }
 
-/* Results go to stdout, one line of JSON each; everything else goes to stderr. */
+/* Results go to stdout, one line of JSON each; everything else goes to stderr. What is no number is null. */
 static inline void result(const char *name, double value, const char *unit) {
-    printf("{\"name\": \"%s\", \"value\": %.17g, \"unit\": \"%s\"}\n", name, value, unit);
+    if (isfinite(value)) printf("{\"name\": \"%s\", \"value\": %.17g, \"unit\": \"%s\"}\n", name, value, unit);
+    else printf("{\"name\": \"%s\", \"value\": null, \"unit\": \"%s\"}\n", name, unit);
     fflush(stdout);
 }
 

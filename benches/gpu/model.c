@@ -90,6 +90,11 @@ static void infer(blaze_model model, const float *data, size_t rows, float *answ
     if (try_infer(model, data, rows, answer, &error)) DIE("run: %s", error.message);
 }
 
+/* What is not a number is the largest error, and stays. */
+static void keep_largest(double *most, double error) {
+    if (!isnan(*most) && !(error <= *most)) *most = error;
+}
+
 /* Holds answers against a reference in float64: the largest errors of all elements. */
 static void compare(const float *answer, const double *expected, size_t count, double *most, double *most_relative) {
     double scale = 0;
@@ -97,8 +102,8 @@ static void compare(const float *answer, const double *expected, size_t count, d
         if (fabs(expected[i]) > scale) scale = fabs(expected[i]);
     for (size_t i = 0; i < count; i++) {
         double error = fabs((double)answer[i] - expected[i]);
-        if (!(error <= *most)) *most = error; /* also what is not a number */
-        if (!(error / scale <= *most_relative)) *most_relative = error / scale;
+        keep_largest(most, error);
+        keep_largest(most_relative, scale > 0 ? error / scale : error);
     }
 }
 
@@ -238,25 +243,30 @@ static double on_device(void) {
     return has_driver ? (double)device_free_bytes() : NAN;
 }
 
-/* What is left of a device's memory and of the process's after so many loads, each with a run. */
+/* What is left of a device's memory and of the process's after so many loads, each with a run, or as many as so many seconds allow. */
 static void loads(void) {
-    size_t rounds = number("rounds", 1000), first = rounds / 10 ? rounds / 10 : 1;
+    size_t rounds = number("rounds", 1000), seconds_most = number("seconds", 0), done = 0;
+    int is_settled = 0;
     float *data = room(columns * sizeof *data);
     double device_before = 0, most = 0;
     size_t resident_before = 0;
-    uint64_t began = now_ns();
-    for (size_t i = 0; i < rounds; i++) {
+    uint64_t began = now_ns(), most_ns = seconds_most ? seconds_most * 1000000000u : UINT64_MAX;
+    for (size_t i = 0; i < rounds && now_ns() - began < most_ns; i++) {
         double unused = on_device();
         blaze_model model = load();
         if (!i) tell_provider(model);
         infer(model, data, 1, NULL);
         if (!i) most = unused - on_device();
         if (blaze_model_unload(engine, model, NULL, NULL)) DIE("unload");
-        if (i + 1 == first) device_before = on_device(), resident_before = resident_bytes(); /* all that is made once is there */
+        done++;
+        if (!is_settled && (done >= rounds / 10 || now_ns() - began >= most_ns / 10)) { /* all that is made once is there */
+            device_before = on_device(), resident_before = resident_bytes();
+            is_settled = 1;
+        }
     }
     double seconds = (double)(now_ns() - began) / 1e9;
-    result("loads", (double)rounds, "");
-    result("loads_per_s", (double)rounds / seconds, "1/s");
+    result("loads", (double)done, "");
+    result("loads_per_s", (double)done / seconds, "1/s");
     result("process_growth", (double)resident_bytes() - (double)resident_before, "bytes");
     if (has_driver) {
         result("device_taken", most, "bytes");

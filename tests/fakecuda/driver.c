@@ -264,8 +264,9 @@ API(cuDevicePrimaryCtxRelease_v2, CUdevice device) {
 
 API(cuDevicePrimaryCtxReset_v2, CUdevice device) {
     PLAIN();
+    unsigned earlier = devices[device].sticky; /* it does what it is to, and may still tell of what was before */
     end_context(device);
-    return leave(OK);
+    return leave(earlier);
 }
 
 API(cuCtxPushCurrent_v2, void *context) {
@@ -566,6 +567,7 @@ API(cuModuleGetFunction, void **found, void *module, const char *name) {
     return leave(function->alive ? OK : NOT_FOUND);
 }
 
+#ifndef FAKECUDA_OLD /* from 12.4 on */
 API(cuFuncGetParamInfo, void *function, size_t index, size_t *offset, size_t *bytes) {
     WITHIN();
     struct object *object = object_of(function, "function");
@@ -579,6 +581,7 @@ API(cuFuncLoad, void *function) {
     object_of(function, "function");
     return leave(OK);
 }
+#endif
 
 API(cuFuncGetAttribute, int *value, unsigned attribute, void *function) {
     WITHIN();

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Runs everything of Blaze that needs a GPU, from a folder made by pack.sh, and prints one table.
 
-    python3 run.py [--driver FILE] [--full | --quick] [--out FOLDER]
+    python3 run.py [--driver FILE] [--full | --quick] [--only cuda|onnx] [--budget SECONDS] [--out FOLDER]
 
 Needs Python 3.8 or later and nothing else; for ONNX models on CUDA and TensorRT also NVIDIA's libraries (CUDA 13, cuDNN 9),
 which are looked for in /usr/local/cuda and among this Python's packages. Whatever cannot be run is listed with the reason.
 Without a GPU the driver is the fake one: that shows that the script works, and says nothing about results or speed.
 Where ONNX Runtime's CUDA build was packed too, its pieces lie in folders beside this one, or were kept by
 `python3 run.py --keep` of the folders before, one at a time.
+What is measured is in FOLDER row by row; what SECONDS are too short for is listed as skipped.
 Ends with 1 if an answer is wrong or something fails, otherwise with 0.
 """
 
@@ -18,6 +19,7 @@ import hashlib
 import io
 import json
 import lzma
+import math
 import os
 import platform
 import re
@@ -38,28 +40,48 @@ import models  # noqa: E402
 CLOSE, CLOSE_TF32 = 2e-5, 5e-3
 
 
+# A row is not begun with less than this left, in seconds; loads take no more than this, nor than this share of what is left.
+LEAST_SECONDS, LOADS_SECONDS, LOADS_SHARE = 5, 120, 0.3
+
+
 class Report:
-    def __init__(self):
+    """What was found. With a folder it is written there whenever there is more of it: nobody knows when the machine is taken away."""
+
+    def __init__(self, folder=None):
         self.rows, self.skipped, self.failed, self.facts = [], [], [], {}
+        self.folder, self.began, self.title = folder and Path(folder), time.time(), "Blaze on a GPU"
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self):
+        self.facts["took"] = "%.0f s" % (time.time() - self.began)
+        if self.folder:
+            (self.folder / "gpu.md").write_text(self.text())
+            whole = {"facts": self.facts, "rows": self.rows, "skipped": [(what, str(why)) for what, why in self.skipped],
+                     "failed": [(what, str(why)) for what, why in self.failed]}
+            (self.folder / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
 
     def add(self, what, where, value, baseline="", ratio="", label=""):
         self.rows.append([what, where, value, baseline, ratio, label])
         print("  %s | %s | %s %s %s" % (what, where, value, baseline, ratio), file=sys.stderr, flush=True)
+        self.save()
 
     def skip(self, what, why):
         self.skipped.append((what, why))
         print("  skipped: %s: %s" % (what, why), file=sys.stderr, flush=True)
+        self.save()
 
     def fail(self, what, why):
         self.failed.append((what, why))
         print("  FAILED: %s: %s" % (what, why), file=sys.stderr, flush=True)
+        self.save()
 
-    def text(self, title):
+    def text(self):
         head = ["measured", "where", "Blaze", "without Blaze", "Blaze / without", ""]
         rows = [head] + self.rows
         widths = [max(len(str(row[at])) for row in rows) for at in range(len(head))]
         line = lambda row: "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |"
-        out = ["# " + title, ""] + ["%s: %s" % fact for fact in self.facts.items()] + [""]
+        out = ["# " + self.title, ""] + ["%s: %s" % fact for fact in self.facts.items()] + [""]
         out += [line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|"] + [line(row) for row in self.rows]
         for name, entries in (("Skipped", self.skipped), ("FAILED", self.failed)):
             if entries:
@@ -71,31 +93,52 @@ class Failure(Exception):
     pass
 
 
+class OutOfTime(Exception):
+    pass
+
+
 class Bench:
     def __init__(self, arguments, report, work):
         self.arguments, self.report, self.work = arguments, report, work
         self.environment = dict(os.environ)
+        self.until = report.began + arguments.budget
+
+    def left(self):
+        return self.until - time.time()
 
     def program(self, name, *options, timeout=300):
         """The results of one of the programs, by name."""
-        command = [str(HERE / "bin" / name)] + [str(option) for option in options]
+        command, left = [str(HERE / "bin" / name)] + [str(option) for option in options], self.left()
+        if left < LEAST_SECONDS:
+            raise OutOfTime("no time was left (--budget)")
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                                  env=self.environment, cwd=str(HERE), timeout=timeout)
+                                  env=self.environment, cwd=str(HERE), timeout=min(timeout, left))
         except subprocess.TimeoutExpired:
+            if left < timeout:
+                raise OutOfTime("%s %s did not end within the %.0f s that were left (--budget)" % (name, options[0], left))
             raise Failure("%s %s did not end within %d s" % (name, options[0], timeout))
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             raise Failure("%s %s ended with %d: %s" % (name, options[0], done.returncode, said[-1] if said else "(no words)"))
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        return {line["name"]: line.get("value", line.get("text")) for line in lines}
+        found = {line["name"]: line.get("value", line.get("text")) for line in lines}
+        for key, value in found.items():
+            if value is None or isinstance(value, float) and not math.isfinite(value):
+                raise Failure("%s %s: %s is no number" % (name, options[0], key))
+        return found
 
     def try_(self, what, work):
+        """Does a part of it. Whatever becomes of that, the others are done too."""
         try:
             return work()
+        except OutOfTime as why:
+            self.report.skip(what, why)
         except Failure as failure:
             self.report.fail(what, failure)
-            return None
+        except Exception as error:
+            self.report.fail(what, "%s: %s" % (type(error).__name__, error))
+        return None
 
 
 def short(value, unit=""):
@@ -202,6 +245,7 @@ def nvidia_folders():
 
 
 def cuda_plugin(bench, driver, label):
+    """Measures all but the loss of a device, which is returned: it comes last."""
     report, work, quick = bench.report, bench.work, bench.arguments.quick
     where = "CUDA kernels"
     plugin = {"path": str(HERE / "lib" / "libblaze_cuda.so"), "required": True, "config": {"driver": driver}}
@@ -220,7 +264,7 @@ def cuda_plugin(bench, driver, label):
 
     info = bench.try_("the driver", lambda: baseline("info"))
     if info is None:
-        return
+        return None
     report.facts["GPU"] = info["device"] + (" -- FAKE: results and times mean nothing" if label else "")
     report.facts["driver"] = "%d" % info["driver_version"]
 
@@ -307,23 +351,25 @@ def cuda_plugin(bench, driver, label):
         report.add("after a kernel that breaks the device, answers again after", where + ": scale",
                    "%.2f s" % found["back_after"], "", "", label)
 
-    bench.try_("a lost device", loss)
     loads(bench, where + ": mlp", model("mlp") + ["--columns", 64, "--results", 8], driver, label)
+    return loss
 
 
 def loads(bench, where, options, driver, label, rounds=1000):
-    """What so many loads leave behind."""
+    """What so many loads leave behind, or as many as there is time for."""
     report = bench.report
     rounds = min(rounds, 40) if bench.arguments.quick else rounds
     options = options + ["--rounds", rounds] + (["--driver", driver] if driver else [])
 
     def work():
-        found = bench.program("gpu_model", "loads", *options, timeout=900)
-        report.add("loads and unloads", where, "%d, %s" % (rounds, short(found["loads_per_s"], "/s")), "", "", label)
+        seconds = max(1, int(min(LOADS_SECONDS, LOADS_SHARE * bench.left())))
+        found = bench.program("gpu_model", "loads", *options, "--seconds", seconds, timeout=seconds + 120)
+        done = "%d" % found["loads"] + ("" if found["loads"] == rounds else " of %d in %d s" % (rounds, seconds))
+        report.add("loads and unloads", where, "%s, %s" % (done, short(found["loads_per_s"], "/s")), "", "", label)
         report.add("growth of the process", where, short(found["process_growth"], "B"), "", "", label)
         if "device_left" in found:
             report.add("device memory of a model", where, short(found["device_taken"], "B"), "", "", label)
-            report.add("device memory not given back, loaded %d times" % rounds, where, short(found["device_growth"], "B"), "", "", label)
+            report.add("device memory not given back, loaded %d times" % found["loads"], where, short(found["device_growth"], "B"), "", "", label)
             report.add("device memory not given back, engine gone", where, short(found["device_left"], "B"), "", "", label)
             # A real driver keeps some for itself.
             if label and found["device_left"] > 0:
@@ -357,14 +403,18 @@ def onnx(bench, provider, library, driver):
         return ["--model", json.dumps(config), "--columns", network.sizes[0], "--results", network.sizes[-1]]
 
     networks[0].write_onnx(work)
-    try:
-        bench.program("gpu_model", "latency", *model(networks[0]), "--rounds", 1)
-    except Failure as failure:
-        # Without NVIDIA's libraries there is nothing to measure; with them, there should be.
-        if "cannot be used" in str(failure) and not (provider == "cuda" and nvidia_folders()):
+
+    def first():
+        try:
+            return bench.program("gpu_model", "latency", *model(networks[0]), "--rounds", 1)
+        except Failure as failure:
+            # Without NVIDIA's libraries there is nothing to measure; with them, there should be.
+            if "cannot be used" not in str(failure) or provider == "cuda" and nvidia_folders():
+                raise
             report.skip(where, failure)
-        else:
-            report.fail(where, failure)
+            return None
+
+    if bench.try_(where, first) is None:
         return
 
     for network in networks:
@@ -409,16 +459,56 @@ def onnx(bench, provider, library, driver):
 
 
 def has_driver(path):
-    """Whether there is a driver with a device; otherwise why not."""
+    """Whether there is a driver with a device: "real" or "fake"; otherwise None, and why not."""
     try:
         library = ctypes.CDLL(path)
-    except OSError as error:
-        return False, str(error)
-    count = ctypes.c_int(0)
-    code = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
-    if code or not count.value:
-        return False, "%s has no device (code %d)" % (path, code)
-    return True, ""
+        count, device, name = ctypes.c_int(0), ctypes.c_int(0), ctypes.create_string_buffer(256)
+        code = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
+        if code or not count.value:
+            return None, "%s has no device (code %d)" % (path, code)
+        code = library.cuDeviceGet(ctypes.byref(device), 0) or library.cuDeviceGetName(name, 255, device)
+    except (OSError, AttributeError) as error:
+        return None, str(error)
+    if code:
+        return None, "%s: its first device has no name (code %d)" % (path, code)
+    return ("fake", path + " is the fake driver") if name.value.startswith(b"Fake") else ("real", "")
+
+
+def measure(bench, driver, label, real):
+    """Everything that there is to measure here."""
+    arguments, report, work = bench.arguments, bench.report, bench.work
+    folders = [str(HERE / "lib")]
+    bench.environment["LD_LIBRARY_PATH"] = ":".join(folders + [bench.environment.get("LD_LIBRARY_PATH", "")]).strip(":")
+    environment, loss = dict(bench.environment), None
+    kernels, onnx_there = "models of CUDA kernels", "ONNX models on CUDA and TensorRT"
+    if arguments.only == "onnx":
+        report.skip(kernels, "--only onnx")
+    elif not (HERE / "lib" / "libblaze_cuda.so").exists():
+        report.skip(kernels, "libblaze_cuda.so was not packed")
+    elif driver is None:
+        report.skip(kernels, "there is neither a driver nor a fake one")
+    else:
+        loss = bench.try_(kernels, lambda: cuda_plugin(bench, driver, label))
+
+    if arguments.only == "cuda":
+        report.skip("ONNX models", "--only cuda")
+    else:
+        bench.try_("ONNX on cpu", lambda: onnx(bench, "cpu", HERE / "lib" / "onnxruntime" / "libonnxruntime.so", None))
+        if real:
+            library, why = bench.try_(onnx_there, lambda: unpack(work)) or (None, "see above")
+        else:
+            library, why = None, "there is no GPU"
+        if library is None:
+            report.skip(onnx_there, why)
+        else:
+            paths = [str(library)] + nvidia_folders() + folders
+            bench.environment["LD_LIBRARY_PATH"] = ":".join(paths + [os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
+            report.facts["NVIDIA's libraries"] = ", ".join(nvidia_folders()) or "none found"
+            for provider in ("cuda", "tensorrt"):
+                bench.try_("ONNX on " + provider, lambda: onnx(bench, provider, library / "libonnxruntime.so", driver))
+    if loss:
+        bench.environment = environment
+        bench.try_("a lost device", loss)
 
 
 def main():
@@ -427,57 +517,41 @@ def main():
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes: whether everything works; the default without a GPU")
     size.add_argument("--full", action="store_true", help="full sizes, also without a GPU")
+    parser.add_argument("--only", choices=["cuda", "onnx"], help="models of CUDA kernels, or ONNX models")
+    parser.add_argument("--budget", type=float, default=540, help="seconds after which nothing new is begun (540)")
     parser.add_argument("--out", default=os.environ.get("OUT"), help="a folder for gpu.md and gpu.json")
     parser.add_argument("--keep", action="store_true", help="keep this folder's pieces of ONNX Runtime for a later run, and do nothing else")
     arguments = parser.parse_args()
     if arguments.keep:
         return keep()
 
-    began, report = time.time(), Report()
-    real, why = has_driver(arguments.driver)
-    driver, label = arguments.driver, ""
-    fake = HERE / "fake" / "libfakecuda.so"
-    if not real:
-        report.skip("the GPU", why)
-        driver, label = (str(fake), "FAKE") if fake.exists() else (None, "")
-    arguments.quick = arguments.quick or not (real or arguments.full)
-    report.facts["machine"] = "%s, %d cores" % (platform.machine(), os.cpu_count() or 0)
-    report.facts["sizes"] = "small (--quick)" if arguments.quick else "full"
-
-    with tempfile.TemporaryDirectory(prefix="blaze-gpu-") as work:
-        work = Path(work)
-        bench = Bench(arguments, report, work)
-        folders = [str(HERE / "lib")]
-        bench.environment["LD_LIBRARY_PATH"] = ":".join(folders + [bench.environment.get("LD_LIBRARY_PATH", "")]).strip(":")
-        if not (HERE / "lib" / "libblaze_cuda.so").exists():
-            report.skip("models of CUDA kernels", "libblaze_cuda.so was not packed")
-        elif driver is None:
-            report.skip("models of CUDA kernels", "there is neither a driver nor a fake one")
-        else:
-            cuda_plugin(bench, driver, label)
-
-        onnx(bench, "cpu", HERE / "lib" / "onnxruntime" / "libonnxruntime.so", None)
-        library, why = unpack(work)
-        if library is None:
-            report.skip("ONNX models on CUDA and TensorRT", why)
-        elif not real:
-            report.skip("ONNX models on CUDA and TensorRT", "there is no GPU")
-        else:
-            paths = [str(library)] + nvidia_folders() + folders
-            bench.environment["LD_LIBRARY_PATH"] = ":".join(paths + [os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
-            report.facts["NVIDIA's libraries"] = ", ".join(nvidia_folders()) or "none found"
-            onnx(bench, "cuda", library / "libonnxruntime.so", driver)
-            onnx(bench, "tensorrt", library / "libonnxruntime.so", driver)
-    report.facts["took"] = "%.0f s" % (time.time() - began)
-    title = "Blaze on a GPU" if real else "Blaze without a GPU: does the script work?"
-    text = report.text(title)
-    print(text)
-    if arguments.out:
-        out = Path(arguments.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "gpu.md").write_text(text)
-        whole = {"facts": report.facts, "rows": report.rows, "skipped": report.skipped, "failed": [(a, str(b)) for a, b in report.failed]}
-        (out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
+    for program in (HERE / "bin").glob("*"):
+        try:
+            program.chmod(0o755)  # not every way to carry files keeps it
+        except OSError as error:
+            print("  %s: %s" % (program, error), file=sys.stderr)
+    if os.path.exists(arguments.driver):
+        arguments.driver = os.path.abspath(arguments.driver)  # programs run elsewhere
+    report = Report(arguments.out)
+    try:
+        kind, why = has_driver(arguments.driver)
+        real, driver, label = kind == "real", arguments.driver, "" if kind == "real" else "FAKE"
+        if not real:
+            report.title = "Blaze without a GPU: does the script work?"
+            report.skip("the GPU", why)
+        if kind is None:
+            fake = HERE / "fake" / "libfakecuda.so"
+            driver = str(fake) if fake.exists() else None
+        arguments.quick = arguments.quick or not (real or arguments.full)
+        report.facts["machine"] = "%s, %d cores" % (platform.machine(), os.cpu_count() or 0)
+        report.facts["sizes"] = "small (--quick)" if arguments.quick else "full"
+        with tempfile.TemporaryDirectory(prefix="blaze-gpu-") as work:
+            measure(Bench(arguments, report, Path(work)), driver, label, real)
+    except Exception as error:
+        report.fail("the whole", "%s: %s" % (type(error).__name__, error))
+    finally:
+        print(report.text())
+        report.save()
     return 1 if report.failed else 0
 
 

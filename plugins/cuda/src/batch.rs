@@ -2,7 +2,7 @@
 //! requests with tensors of their own, which may be on the device already.
 
 use crate::abi::backend::{blaze_backend_batch, blaze_backend_run};
-use crate::abi::status::BLAZE_STATUS_UNSUPPORTED;
+use crate::abi::status::{BLAZE_STATUS_BACKEND_FAILED, BLAZE_STATUS_OUT_OF_MEMORY, BLAZE_STATUS_UNSUPPORTED};
 use crate::abi::tensor::{BLAZE_MEMORY_CUDA, BLAZE_MEMORY_HOST, BLAZE_MEMORY_PINNED, blaze_tensor};
 use crate::device::{Device, Entered, lock};
 use crate::driver::{self, Address, ExecHandle, StreamHandle};
@@ -10,7 +10,7 @@ use crate::expression::Sizes;
 use crate::failure::{Failure, Result};
 use crate::host::{Block, Call};
 use crate::model::{Chosen, Model, Part};
-use crate::plan::{Addresses, Amounts, Plan};
+use crate::plan::{self, Addresses, Amounts, Plan};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
@@ -146,8 +146,16 @@ impl Prepared {
         for rows in rows.filter(|_| !self.host.is_empty()) {
             let entered = part.device.enter(Some(part.generation))?;
             self.plan(&mut side, model, rows)?;
-            let graph = self.graph(&side, &entered, part, model, rows)?;
-            side.graphs.insert(rows, graph);
+            match self.graph(&side, &entered, part, model, rows) {
+                Ok(graph) => drop(side.graphs.insert(rows, graph)),
+                // Not everything can be captured. What can be launched is, one kernel after the other.
+                Err(failure)
+                    if matches!(failure.status, BLAZE_STATUS_BACKEND_FAILED | BLAZE_STATUS_OUT_OF_MEMORY) =>
+                {
+                    model.warn_of_graph(call, rows, &failure);
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(side)
     }
@@ -340,11 +348,11 @@ fn launch(
             (launch.geometry.grid, launch.geometry.block);
         let shared = launch.geometry.shared_bytes;
         callable.allow(entered, kernel, block_x * block_y * block_z, shared)?;
-        let parameters = launch.parameters.as_ptr().cast_mut();
+        let driver = entered.driver();
         // SAFETY: the function is of this generation; there are as many parameters as the manifest says, which was held
-        // against the function's where the driver can tell, and they are copied by the call.
-        let launched = unsafe {
-            entered.driver().launch(
+        // against the function's, or more than it can have where the driver cannot tell, and they are copied by the call.
+        let with = |parameters: *mut *mut c_void| unsafe {
+            driver.launch(
                 callable.function,
                 grid_x,
                 grid_y,
@@ -358,9 +366,13 @@ fn launch(
                 std::ptr::null_mut(),
             )
         };
+        let launched = match driver.knows_parameters() {
+            true => with(launch.parameters.as_ptr().cast_mut()),
+            false => plan::with_enough(&launch.parameters, with),
+        };
         launched.map_err(|error| {
             let mut failure = entered.failure(error);
-            failure.text = format!("kernel {:?}: {}", kernel.name, failure.text);
+            failure.text = format!("{} {:?}: {}", kernel.path, kernel.name, failure.text);
             failure
         })?;
     }

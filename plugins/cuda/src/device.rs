@@ -55,6 +55,7 @@ struct State {
     generation: u64,
     /// Why it is in quarantine.
     lost: Option<String>,
+    /// A context is being made, the first or another.
     resetting: bool,
     /// Who is within the context.
     active: u32,
@@ -186,56 +187,19 @@ impl Device {
             match &state.lost {
                 _ if state.resetting => {}
                 None if !state.context.is_null() => return Ok(state.generation),
-                None => {
-                    let mut context = ptr::null_mut();
-                    // SAFETY: the pointer is valid. Nobody else opens it: the lock is held.
-                    unsafe { self.driver.context_retain(&raw mut context, self.handle) }.map_err(
-                        |error| {
-                            let text = format!("device {}: {}", self.ordinal, self.driver.explain(error));
-                            match error.is_sticky() {
-                                true => Failure::lost(text),
-                                false => Failure::failed(text),
-                            }
-                        },
-                    )?;
-                    (state.context, state.generation) = (context, state.generation + 1);
-                    let generation = state.generation;
-                    drop(state);
-                    self.pinned.renew(self, generation);
-                    return Ok(generation);
-                }
-                Some(_) if state.active == 0 => {
-                    state.resetting = true;
-                    drop(state);
-                    let proved = self.reset();
-                    state = lock(&self.state);
-                    state.resetting = false;
-                    self.changed.notify_all();
-                    match proved {
-                        Ok(context) => {
-                            (state.context, state.generation, state.lost) =
-                                (context, state.generation + 1, None);
-                            let generation = state.generation;
-                            drop(state);
-                            self.pinned.renew(self, generation);
-                            return Ok(generation);
-                        }
-                        Err(why) => {
-                            let failure = self.gone(&why);
-                            state.lost = Some(why);
-                            return Err(failure);
-                        }
+                Some(why) if state.active > 0 => {
+                    if Instant::now() >= until {
+                        return Err(
+                            self.gone(&format!("{why}; {} calls do not return from it", state.active))
+                        );
                     }
                 }
-                Some(why) if Instant::now() >= until => {
-                    return Err(self.gone(&format!("{why}; {} calls do not return from it", state.active)));
-                }
-                Some(_) => {}
+                _ => return self.begin(state),
             }
             if is_cancelled() {
                 return Err(Failure::cancelled());
             }
-            if state.resetting && Instant::now() >= until + RESET_PATIENCE {
+            if state.resetting && state.lost.is_some() && Instant::now() >= until + RESET_PATIENCE {
                 return Err(self.gone("it is being reset"));
             }
             let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
@@ -243,21 +207,73 @@ impl Device {
         }
     }
 
+    /// Begins a generation: with the first context, or the one after a reset.
+    fn begin(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Result<u64> {
+        let (is_lost, generation) = (state.lost.is_some(), state.generation + 1);
+        state.resetting = true;
+        drop(state);
+        let made = match is_lost {
+            true => self.reset().map_err(|why| (self.gone(&why), Some(why))),
+            false => self.first().map_err(|failure| (failure, None)),
+        };
+        let publish = |context, lost| {
+            let mut state = lock(&self.state);
+            if let Some(context) = context {
+                (state.context, state.generation) = (context, generation);
+            }
+            (state.lost, state.resetting) = (lost, false);
+            self.changed.notify_all();
+        };
+        match made {
+            Ok(context) => {
+                let renewed = self.pinned.renew(self, context, generation, || publish(Some(context), None));
+                match renewed {
+                    Err(error) if error.is_sticky() => {
+                        let why = self.driver.explain(error);
+                        self.lose(generation, &why);
+                        Err(self.gone(&why))
+                    }
+                    _ => Ok(generation),
+                }
+            }
+            Err((failure, why)) => {
+                publish(None, why);
+                Err(failure)
+            }
+        }
+    }
+
+    fn first(&self) -> Result<Context> {
+        let mut context = ptr::null_mut();
+        // SAFETY: the pointer is valid.
+        let retained = unsafe { self.driver.context_retain(&raw mut context, self.handle) };
+        retained.map(|()| context).map_err(|error| {
+            let text = format!("device {}: {}", self.ordinal, self.driver.explain(error));
+            match error.is_sticky() {
+                true => Failure::lost(text),
+                false => Failure::failed(text),
+            }
+        })
+    }
+
     /// Ends all that was on the device, and proves that it works again. Nobody is within it. The old context is this plugin's as
-    /// before if that fails.
+    /// before if that fails. Results of its end may be errors of what was launched before: whether it works the proof says.
     fn reset(self: &Arc<Self>) -> std::result::Result<Context, String> {
         let driver = &self.driver;
         lock(&self.streams).clear(); // gone with the context
         lock(&self.uses).clear();
         let said = |what: &str, error| format!("{what}: {}", driver.explain(error));
         // SAFETY: the device's number is valid, and no handle of the context is used again.
-        unsafe { driver.context_reset(self.handle) }.map_err(|error| said("it cannot be reset", error))?;
+        match unsafe { driver.context_reset(self.handle) } {
+            Err(error) if !error.is_sticky() => return Err(said("it cannot be reset", error)),
+            _ => {}
+        }
         let mut context = ptr::null_mut();
         // SAFETY: as above. The new one is taken before the old one is let go: so there is always one that is this plugin's.
         unsafe { driver.context_retain(&raw mut context, self.handle) }
             .map_err(|error| said("after a reset it has no context", error))?;
         // SAFETY: it was retained when the device was opened.
-        unsafe { driver.context_release(self.handle) }.map_err(|error| said("after a reset", error))?;
+        let _ = unsafe { driver.context_release(self.handle) };
         self.prove(context).inspect_err(|_| {
             // What it has left there goes.
             // SAFETY: as above.
@@ -333,8 +349,13 @@ impl Device {
         let allocated = loop {
             let mut address = 0;
             // SAFETY: the pointer is valid.
-            if let Err(error) = unsafe { self.driver.allocate(&raw mut address, bytes.max(1)) } {
-                break Err(entered.failure(error));
+            match unsafe { self.driver.allocate(&raw mut address, bytes.max(1)) } {
+                // There may be room when those who had it before have given their addresses back.
+                Err(error) if error.is_out_of_memory() && !aside.is_empty() => {
+                    break Err(self.gone("it is there again, but what was on it is not all given back yet"));
+                }
+                Err(error) => break Err(entered.failure(error)),
+                Ok(()) => {}
             }
             let mut memory = lock(&self.memory);
             if let std::collections::hash_map::Entry::Vacant(place) = memory.entry(address) {

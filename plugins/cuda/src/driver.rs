@@ -8,6 +8,7 @@ use std::ptr;
 pub const NOT_READY: u32 = 600;
 const OUT_OF_MEMORY: u32 = 2;
 const INVALID_VALUE: u32 = 1;
+const ALREADY_REGISTERED: u32 = 712;
 
 /// Results after which a context is of no use any more: by the driver's documentation "any further CUDA work will return the
 /// same error", or the device itself is not there. Not among them is what one call has got wrong, such as 713 (memory that is
@@ -61,6 +62,10 @@ impl Error {
 
     pub fn is_out_of_memory(self) -> bool {
         self.code == OUT_OF_MEMORY
+    }
+
+    pub fn is_already_registered(self) -> bool {
+        self.code == ALREADY_REGISTERED
     }
 
     pub fn is_invalid_value(self) -> bool {
@@ -210,6 +215,11 @@ impl Driver {
         unsafe { driver.driver_version(&raw mut version) }.map_err(|error| said(&driver, error))?;
         driver.version = version;
         Ok(driver)
+    }
+
+    /// Whether it can be asked what parameters a function has.
+    pub fn knows_parameters(&self) -> bool {
+        self.table.function_parameter.is_some()
     }
 
     /// An error in the driver's own words: "cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory".

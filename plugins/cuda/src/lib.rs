@@ -11,6 +11,7 @@ mod driver;
 mod expression;
 mod failure;
 mod host;
+mod image;
 mod manifest;
 mod model;
 mod nvml;
@@ -306,7 +307,10 @@ unsafe extern "C" fn allocate(
                     health.opened && health.lost.is_none()
                 };
                 match found.filter(is_ready).or_else(|| devices.iter().find(is_ready)).or(devices.first()) {
-                    Some(device) => backend.system.pinned.allocate(device, size_bytes),
+                    Some(device) => {
+                        let warn = |text: &str| backend.host().log(host::LOG_WARN, text);
+                        backend.system.pinned.allocate(device, size_bytes, warn)
+                    }
                     None => Err(Failure::failed("there is no device")),
                 }
             }

@@ -117,6 +117,8 @@ impl Dtype {
 /// A tensor whose sizes may depend on the inputs' shapes.
 #[derive(Clone, Debug)]
 pub struct Tensor {
+    /// Where it is in the manifest.
+    path: String,
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<Expression>,
@@ -125,20 +127,21 @@ pub struct Tensor {
 impl Tensor {
     /// Its shape for inputs of these sizes.
     pub fn shape(&self, sizes: &Sizes) -> Result<Vec<i64>, String> {
-        let size = |size: &Expression| {
-            let value = size.value(sizes)?;
-            i64::try_from(value).map_err(|_| format!("{:?}: a size of {value}", self.name))
+        let size = |(axis, size): (usize, &Expression)| {
+            let fail = |error: String| format!("{}.shape[{axis}]: {error}", self.path);
+            let value = size.value(sizes).map_err(fail)?;
+            i64::try_from(value).map_err(|_| fail(format!("{value} is more than a size may be")))
         };
-        self.shape.iter().map(size).collect()
+        self.shape.iter().enumerate().map(size).collect()
     }
 
     /// How many bytes it takes for inputs of these sizes.
     pub fn bytes(&self, sizes: &Sizes) -> Result<u64, String> {
-        let fail = |error: String| format!("{:?}: {error}", self.name);
         let mut bytes = self.dtype.bytes();
-        for size in &self.shape {
-            let size = size.value(sizes).map_err(fail)?;
-            bytes = bytes.checked_mul(size).ok_or_else(|| fail("its size overflows".into()))?;
+        for (axis, size) in self.shape.iter().enumerate() {
+            let size = size.value(sizes).map_err(|error| format!("{}.shape[{axis}]: {error}", self.path))?;
+            bytes =
+                bytes.checked_mul(size).ok_or_else(|| format!("{}.shape: its size overflows", self.path))?;
         }
         Ok(bytes)
     }
@@ -176,10 +179,23 @@ impl Argument {
             _ => 8,
         }
     }
+
+    /// The size that it is, if it is one, and its kind.
+    fn size(&self) -> Option<(&'static str, &Expression)> {
+        match self {
+            Argument::U32(size) => Some(("u32", size)),
+            Argument::I32(size) => Some(("i32", size)),
+            Argument::U64(size) => Some(("u64", size)),
+            Argument::I64(size) => Some(("i64", size)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct Kernel {
+    /// Where it is in the manifest: several may have the same name.
+    pub path: String,
     pub name: String,
     grid: [Expression; 3],
     block: [Expression; 3],
@@ -201,7 +217,7 @@ impl Kernel {
         let axes = |what: &str, from: &[Expression; 3], most: [u64; 3]| -> Result<[u32; 3], String> {
             let mut to = [0; 3];
             for axis in 0..3 {
-                let at = |error: String| format!("kernel {:?}: {what}[{axis}]: {error}", self.name);
+                let at = |error: String| format!("{}.{what}[{axis}]: {error}", self.path);
                 let value = from[axis].value(sizes).map_err(at)?;
                 if !(1..=most[axis]).contains(&value) {
                     return Err(at(format!("{value} is not from 1 to {}", most[axis])));
@@ -213,12 +229,9 @@ impl Kernel {
         let block = axes("block", &self.block, MAX_BLOCK)?;
         let threads: u64 = block.iter().map(|&size| u64::from(size)).product();
         if threads > MAX_BLOCK_THREADS {
-            return Err(format!(
-                "kernel {:?}: block: {threads} threads are more than {MAX_BLOCK_THREADS}",
-                self.name
-            ));
+            return Err(format!("{}.block: {threads} threads are more than {MAX_BLOCK_THREADS}", self.path));
         }
-        let at = |error: String| format!("kernel {:?}: shared_bytes: {error}", self.name);
+        let at = |error: String| format!("{}.shared_bytes: {error}", self.path);
         let shared = self.shared_bytes.value(sizes).map_err(at)?;
         if shared > MAX_SHARED_BYTES {
             return Err(at(format!("{shared} is more than {MAX_SHARED_BYTES}")));
@@ -308,16 +321,17 @@ impl Manifest {
         }
         let mut kernels = Vec::new();
         for (index, entry) in file.kernels.iter().enumerate() {
-            let kernel = kernel(&format!("kernels[{index}]"), entry, &places)?;
-            let arguments = kernel.arguments.iter().filter_map(|argument| match argument {
-                Argument::U32(size) | Argument::I32(size) | Argument::U64(size) | Argument::I64(size) => {
-                    Some(size)
+            let kernel = kernel(format!("kernels[{index}]"), entry, &places)?;
+            for (what, sizes) in [("grid", &kernel.grid), ("block", &kernel.block)] {
+                for (axis, size) in sizes.iter().enumerate() {
+                    known(&format!("{}.{what}[{axis}]", kernel.path), size)?;
                 }
-                _ => None,
-            });
-            for size in kernel.grid.iter().chain(&kernel.block).chain([&kernel.shared_bytes]).chain(arguments)
-            {
-                known(&format!("kernels[{index}]"), size)?;
+            }
+            known(&format!("{}.shared_bytes", kernel.path), &kernel.shared_bytes)?;
+            for (place, argument) in kernel.arguments.iter().enumerate() {
+                if let Some((kind, size)) = argument.size() {
+                    known(&format!("{}.arguments[{place}].{kind}", kernel.path), size)?;
+                }
             }
             kernels.push(kernel);
         }
@@ -416,7 +430,7 @@ fn tensors(kind: &str, entries: &[TensorEntry]) -> Result<Vec<Tensor>, String> {
         }
         let size = |(axis, size)| Expression::parse(size, &format!("{path}.shape[{axis}]"));
         let shape = entry.shape.iter().enumerate().map(size).collect::<Result<_, _>>()?;
-        tensors.push(Tensor { name: entry.name.clone(), dtype: entry.dtype, shape });
+        tensors.push(Tensor { path, name: entry.name.clone(), dtype: entry.dtype, shape });
     }
     Ok(tensors)
 }
@@ -424,6 +438,9 @@ fn tensors(kind: &str, entries: &[TensorEntry]) -> Result<Vec<Tensor>, String> {
 fn weights(entry: &WeightsEntry) -> Result<Vec<Weight>, String> {
     if entry.file.is_empty() {
         return Err("weights.file: must be a file's name".into());
+    }
+    if entry.tensors.len() > MAX_COUNT {
+        return Err(format!("weights.tensors: more than {MAX_COUNT}"));
     }
     let mut weights: Vec<Weight> = Vec::new();
     for (index, tensor) in entry.tensors.iter().enumerate() {
@@ -442,9 +459,12 @@ fn weights(entry: &WeightsEntry) -> Result<Vec<Weight>, String> {
     Ok(weights)
 }
 
-fn kernel(path: &str, entry: &KernelEntry, places: &Places) -> Result<Kernel, String> {
+fn kernel(path: String, entry: &KernelEntry, places: &Places) -> Result<Kernel, String> {
     if entry.name.is_empty() || entry.name.contains('\0') {
         return Err(format!("{path}.name: must be a function of the module"));
+    }
+    if entry.arguments.len() > MAX_COUNT {
+        return Err(format!("{path}.arguments: more than {MAX_COUNT}"));
     }
     let axes = |what: &str, values: &[Value]| -> Result<[Expression; 3], String> {
         if values.is_empty() || values.len() > 3 {
@@ -462,13 +482,9 @@ fn kernel(path: &str, entry: &KernelEntry, places: &Places) -> Result<Kernel, St
     for (index, argument) in entry.arguments.iter().enumerate() {
         arguments.push(self::argument(&format!("{path}.arguments[{index}]"), argument, places)?);
     }
-    Ok(Kernel {
-        name: entry.name.clone(),
-        grid: axes("grid", &entry.grid)?,
-        block: axes("block", &entry.block)?,
-        shared_bytes: Expression::parse(shared, &format!("{path}.shared_bytes"))?,
-        arguments,
-    })
+    let (grid, block) = (axes("grid", &entry.grid)?, axes("block", &entry.block)?);
+    let shared_bytes = Expression::parse(shared, &format!("{path}.shared_bytes"))?;
+    Ok(Kernel { path, name: entry.name.clone(), grid, block, shared_bytes, arguments })
 }
 
 fn argument(path: &str, entry: &BTreeMap<String, Value>, places: &Places) -> Result<Argument, String> {

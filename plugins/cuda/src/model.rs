@@ -5,6 +5,7 @@ use crate::device::{Device, Entered};
 use crate::driver::{self, Address, Function, Module};
 use crate::failure::{Failure, Result};
 use crate::host::{Block, Call, LOG_WARN};
+use crate::image;
 use crate::manifest::{Kernel, Manifest};
 use serde::Deserialize;
 use std::ffi::{CString, c_void};
@@ -73,6 +74,8 @@ pub struct Model {
     pub buckets: Vec<u32>,
     /// A run has failed because one of several devices is lost, so that the engine knows.
     has_told: AtomicBool,
+    /// Somebody was warned that a batch size is run without a graph.
+    has_warned: AtomicBool,
 }
 
 /// A model on a device.
@@ -116,7 +119,10 @@ impl Model {
         let module_path =
             beside(directory, &manifest.module).map_err(|why| Failure::invalid(format!("module: {why}")))?;
         let mut code = read(&module_path)?;
-        code.push(0); // PTX is a string to the driver
+        image::check(&code)
+            .map_err(|why| Failure::invalid(format!("module: {}: {why}", module_path.display())))?;
+        // The driver is told no length: PTX is a string to it, and of the others it reads what their headers say.
+        code.resize(code.len() + image::PADDING, 0);
         let weights = match &manifest.weights_file {
             Some(file) => Some(
                 beside(directory, file).map_err(|why| Failure::invalid(format!("weights.file: {why}")))?,
@@ -153,8 +159,8 @@ impl Model {
         }
         let buckets = if options.graphs { buckets.to_vec() } else { Vec::new() };
         let devices = options.devices.iter().map(|&number| number as i32).collect();
-        let has_told = AtomicBool::new(false);
-        Ok(Model { name: name.to_owned(), manifest, parts, devices, buckets, has_told })
+        let (has_told, has_warned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Model { name: name.to_owned(), manifest, parts, devices, buckets, has_told, has_warned })
     }
 
     /// The place for a run: of the devices that are there the one with the fewest under way, or the one whose memory is used.
@@ -191,6 +197,14 @@ impl Model {
                     }
                 }
             }
+        }
+    }
+
+    /// Batches of a size have no graph. Says so once.
+    pub fn warn_of_graph(&self, call: Call, rows: u32, failure: &Failure) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            let text = format!("{}: batches of {rows} rows run without a graph: {}", self.name, failure.text);
+            call.log(LOG_WARN, &text);
         }
     }
 
@@ -254,7 +268,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Part {
-    /// Loads the module and finds the kernels. `code` ends in a NUL.
+    /// Loads the module and finds the kernels. `code` is checked, and ends in NULs.
     fn new(
         device: &Arc<Device>,
         generation: u64,
@@ -342,7 +356,7 @@ impl Drop for Part {
 impl Callable {
     /// Sees to it that the function may be launched so.
     pub fn allow(&self, entered: &Entered<'_>, kernel: &Kernel, threads: u32, shared: u32) -> Result<()> {
-        let fail = |text: String| Err(Failure::shape(format!("kernel {:?}: {text}", kernel.name)));
+        let fail = |text: String| Err(Failure::shape(format!("{}.{text}", kernel.path)));
         if threads > self.max_threads {
             return fail(format!(
                 "block: {threads} threads; on device {} it may have {}",
@@ -377,7 +391,7 @@ fn load_module(entered: &Entered<'_>, path: &Path, code: &[u8]) -> Result<Module
     let mut options = [driver::JIT_ERROR_LOG, driver::JIT_ERROR_LOG_BYTES];
     let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), (JIT_LOG_BYTES - 1) as *mut c_void];
     let mut module = std::ptr::null_mut();
-    // SAFETY: the code ends in a NUL; the options are a buffer and its size.
+    // SAFETY: the code was checked and ends in NULs; the options are a buffer and its size.
     let loaded = unsafe {
         let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
         entered.driver().module_load(&raw mut module, code.as_ptr().cast(), 2, options, values)

@@ -4,6 +4,7 @@ use crate::driver::Address;
 use crate::expression::Sizes;
 use crate::failure::{Failure, Result};
 use crate::manifest::{Argument, Geometry, Manifest, Tensor};
+use std::cell::RefCell;
 use std::ffi::c_void;
 
 /// Tensors in one block begin at multiples of this, as every allocation of the driver's does.
@@ -105,7 +106,7 @@ impl Plan {
             let mut values = Vec::new();
             for (place, argument) in kernel.arguments.iter().enumerate() {
                 let value = value(manifest, argument, sizes, addresses).map_err(|error| {
-                    Failure::shape(format!("kernel {:?}: arguments[{place}]: {error}", kernel.name))
+                    Failure::shape(format!("{}.arguments[{place}]: {error}", kernel.path))
                 })?;
                 values.push(value);
             }
@@ -115,6 +116,28 @@ impl Plan {
         }
         Ok(Plan { amounts, launches })
     }
+}
+
+/// The most parameters that a kernel may have, of a byte each, and the most bytes of one.
+const MOST_PARAMETERS: usize = 32_764;
+static ZEROS: [u64; MOST_PARAMETERS.div_ceil(8)] = [0; MOST_PARAMETERS.div_ceil(8)];
+
+thread_local! {
+    /// Pointers to zeros, as many as a kernel may want.
+    static ENOUGH: RefCell<Vec<*mut c_void>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Passes parameters on with as many zeros after them as a kernel may want, of which nobody can say how many it takes: a driver
+/// reads as many pointers as that.
+pub fn with_enough<T>(parameters: &[*mut c_void], work: impl FnOnce(*mut *mut c_void) -> T) -> T {
+    ENOUGH.with_borrow_mut(|enough| {
+        let zeros = ZEROS.as_ptr().cast_mut().cast();
+        enough.resize(MOST_PARAMETERS.max(parameters.len()), zeros);
+        enough[..parameters.len()].copy_from_slice(parameters);
+        let done = work(enough.as_mut_ptr());
+        enough[..parameters.len()].fill(zeros);
+        done
+    })
 }
 
 /// The bits of a parameter's value, the first bytes of which are its own.
@@ -197,11 +220,25 @@ mod tests {
         assert_eq!(values, expected);
         let failure = Plan::new(&manifest, &manifest.sizes(&[&[3, 3]]).unwrap(), &addresses).err().unwrap();
         assert!(
-            failure.text.contains("kernel \"k\": arguments[8]: 3000000000 is more than 2147483647"),
+            failure.text.contains("kernels[0].arguments[8]: 3000000000 is more than 2147483647"),
             "{}",
             failure.text
         );
         let moved = Addresses { inputs: vec![0], outputs: vec![256], ..Addresses::default() }.within(1000, 7);
         assert_eq!((moved.inputs[0], moved.outputs[0], moved.weights), (1000, 1256, 7));
+    }
+
+    #[test]
+    fn missing_parameters_are_zeros() {
+        let mut value = 7u64;
+        for count in [1, 0, 1] {
+            let parameters = vec![(&raw mut value).cast::<c_void>(); count];
+            let read = with_enough(&parameters, |pointers| {
+                let all = [0, 1, MOST_PARAMETERS - 1];
+                // SAFETY: there are so many, each to a value or zeros.
+                all.map(|at| unsafe { pointers.add(at).read().cast::<u64>().read() })
+            });
+            assert_eq!(read, [if count == 1 { 7 } else { 0 }, 0, 0]);
+        }
     }
 }

@@ -33,7 +33,7 @@ fn a_manifest_is_read_and_its_geometry_worked_out() {
     assert!(manifest.sizes(&[&[33, 63]]).unwrap_err().contains("63 instead of 64"));
     assert!(manifest.sizes(&[&[33]]).unwrap_err().contains("rank 1"));
     let error = manifest.kernels[1].geometry(&manifest.sizes(&[&[0, 64]]).unwrap()).unwrap_err();
-    assert!(error.contains("grid[0]: 0 is not from 1"), "{error}");
+    assert!(error.starts_with("kernels[1].grid[0]: 0 is not from 1"), "{error}");
 }
 
 /// Puts `value` at a path of keys and places.
@@ -69,8 +69,20 @@ fn what_is_wrong_is_named() {
         ("/kernels/0/grid", json!([]), "kernels[0].grid"),
         ("/kernels/0/grid", json!([1, 1, 1, 1]), "kernels[0].grid"),
         ("/kernels/0/grid/0", json!({"ceil_div": ["batch"]}), "kernels[0].grid[0]"),
-        ("/kernels/0/block/0", json!("width"), "kernels[0]: no input has an axis \"width\""),
-        ("/kernels/0/shared_bytes", json!("x"), "kernels[0]: no input"),
+        ("/kernels/0/block/0", json!("width"), "kernels[0].block[0]: no input has an axis \"width\""),
+        ("/kernels/0/shared_bytes", json!("x"), "kernels[0].shared_bytes: no input"),
+        ("/kernels/1/grid/0", json!("rows"), "kernels[1].grid[0]: no input"),
+        ("/kernels/0/arguments/3", json!({"u32": "rows"}), "kernels[0].arguments[3].u32: no input"),
+        (
+            "/kernels/0/arguments",
+            json!(vec![json!({"u32": 1}); 4097]),
+            "kernels[0].arguments: more than 4096",
+        ),
+        (
+            "/weights/tensors",
+            json!(vec![json!({"name": "w", "dtype": "u8", "shape": [], "offset": 0}); 4097]),
+            "weights.tensors: more than 4096",
+        ),
         ("/kernels/0/arguments/0", json!({}), "kernels[0].arguments[0]"),
         ("/kernels/0/arguments/0", json!({"input": 3}), "kernels[0].arguments[0].input"),
         ("/kernels/0/arguments/0", json!({"texture": "x"}), "kernels[0].arguments[0].texture"),
@@ -89,11 +101,11 @@ fn what_is_wrong_is_named() {
 #[test]
 fn geometry_beyond_any_device_is_refused() {
     for (path, value, said) in [
-        ("/kernels/0/block", json!([1025]), "block[0]: 1025"),
-        ("/kernels/0/block", json!([1, 1, 65]), "block[2]: 65"),
-        ("/kernels/0/block", json!([32, 33]), "1056 threads"),
-        ("/kernels/0/grid", json!([1, 65_536]), "grid[1]: 65536"),
-        ("/kernels/0/shared_bytes", json!(1 << 20), "shared_bytes: 1048576"),
+        ("/kernels/0/block", json!([1025]), "kernels[0].block[0]: 1025"),
+        ("/kernels/0/block", json!([1, 1, 65]), "kernels[0].block[2]: 65"),
+        ("/kernels/0/block", json!([32, 33]), "kernels[0].block: 1056 threads"),
+        ("/kernels/0/grid", json!([1, 65_536]), "kernels[0].grid[1]: 65536"),
+        ("/kernels/0/shared_bytes", json!(1 << 20), "kernels[0].shared_bytes: 1048576"),
     ] {
         let manifest = Manifest::parse(&with(path, value)).unwrap();
         let sizes = manifest.sizes(&[&[4, 64]]).unwrap();
