@@ -874,7 +874,7 @@ static void the_other_device_goes_on(void) {
 static void a_route_goes_to_the_processor_meanwhile(void) {
     struct rig rig = cuda_rig("\"threads\": 1", SCALE(""));
     load_mock(rig.engine, "slow", "", "");
-    blaze_model route = new_route(rig.engine, "{\"name\": \"r\", \"targets\": "
+    blaze_model route = new_route(rig.engine, "{\"name\": \"r\", \"breaker\": {\"slow_factor\": 0}, \"targets\": "
                                               "[{\"model\": \"m\"}, {\"model\": \"slow\", \"tier\": 1}]}");
     struct rig routed = {rig.engine, rig.queue, route};
     triples(&routed);
@@ -884,7 +884,6 @@ static void a_route_goes_to_the_processor_meanwhile(void) {
     CHECK_TEXT(device_state(rig.engine), "lost");
     fakecuda_fail(NULL, 0, 0);
     uint64_t until = blaze_now_ns() + PATIENCE;
-    /* One answer that is slow is enough to have it left alone again. */
     for (int in_a_row = 0; in_a_row < 3 && blaze_now_ns() < until; sleep_ns(10 * MILLISECOND)) {
         struct call call;
         blaze_event event = BLAZE_EVENT_INIT;
