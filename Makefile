@@ -168,11 +168,14 @@ SHORT_route_stress = 500
 
 # ---- checks of style ------------------------------------------------------------------------------------------------
 
-.PHONY: lint
-lint: release ## formatting, clippy, exported symbols, documentation
+.PHONY: lint lint-rust lint-symbols
+lint: lint-rust lint-symbols ## formatting, clippy, exported symbols, documentation
+lint-rust:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+lint-symbols: release
 	@nm -D --defined-only target/release/libblaze.so | awk '{print $$3}' | sort | diff tests/abi/symbols.txt - \
 	    || { echo "the exported symbols differ from tests/abi/symbols.txt"; exit 1; }
 
