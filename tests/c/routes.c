@@ -517,7 +517,7 @@ static void events_outlive_the_engine_whoever_has_answered(void) {
         CHECK_STATUS(events[i].status, OK);
         CHECK(events[i].model == models[1]);
     }
-    CHECK(info_number(rig.engine, rig.model, "failovers") >= EVENTS / 2);
+    CHECK(info_number(rig.engine, rig.model, "failovers") >= 1); /* the failing one is left alone before long */
     /* Half of them outlive the model, and the route, and all of the other half the engine. */
     for (int i = 0; i < EVENTS; i += 2) blaze_event_release(&events[i]);
     CHECK_STATUS(blaze_route_destroy(rig.engine, rig.model), OK);
