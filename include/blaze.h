@@ -1732,8 +1732,8 @@ typedef struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     void (*end)(void *user, void *model, void *state);
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is none. Pinned memory stays the host's to read and write until
-    /// `free`, even if the device is lost. Optional.
+    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is
+    /// none. Pinned memory stays the host's to read and write until `free`, even if the device is lost. Optional.
     void *(*allocate)(void *user, blaze_memory memory, int32_t device, size_t size_bytes);
     /// Takes it back; required with `allocate`. When a function has returned DEVICE_LOST, all of the backend's device memory
     /// comes back, sooner or later, also what is gone with its device, and none of it is used again.

@@ -255,8 +255,8 @@ pub struct blaze_backend {
     /// Frees what `begin` has made: it is finished, cancelled or expired.
     pub end: Option<unsafe extern "C" fn(user: *mut c_void, model: *mut c_void, state: *mut c_void)>,
     /// Gives the engine's pools memory of a device (BLAZE_MEMORY_CUDA), or host memory that a device reaches
-    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is none. Pinned memory stays the host's to read and write until
-    /// `free`, even if the device is lost. Optional.
+    /// (BLAZE_MEMORY_PINNED), aligned to 64, at an address that no other block has, of whichever device; NULL: there is
+    /// none. Pinned memory stays the host's to read and write until `free`, even if the device is lost. Optional.
     pub allocate: Option<
         unsafe extern "C" fn(
             user: *mut c_void,

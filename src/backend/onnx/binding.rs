@@ -163,17 +163,16 @@ fn shape_of(spec: &TensorSpec, signature: &Signature, inputs: &[Option<Tensor>])
             tensor.as_ref()?.shape.get(at).copied()
         })
     };
-    let size = |dim: &Dim| {
-        match dim {
+    let size = |dim: &Dim| match dim {
         Dim::Fixed(size) => Ok(*size),
         Dim::Symbolic(name) => size_of(name).filter(|_| !name.is_empty()).ok_or_else(|| {
             let output = &spec.name;
             let text = format!(
-                "output {output:?}: its shape has the size {name:?}, which no input says: it cannot go to a buffer on a device"
+                "output {output:?}: its shape has the size {name:?}, which no input says: \
+                 it cannot go to a buffer on a device"
             );
             Error::new(Status::Unsupported, text)
         }),
-    }
     };
     spec.dims.iter().map(size).collect()
 }
